@@ -1,0 +1,1 @@
+"""Where audio meets the models: turn taking, the model thread, sessions and the daemon."""

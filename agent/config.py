@@ -1,0 +1,109 @@
+"""The daemon's configuration: one strict YAML file, and ``key=value`` overrides from the command line.
+
+Each section is the settings model that stands beside the class it configures; this is the only file of the daemon
+that reads YAML.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agent.errors import ConfigError
+from agent.local import LocalConfig
+from agent.mind import ReplyConfig
+from agent.session import SessionLimits
+from agent.turn import TurnConfig
+from streaming.audio_io import AudioConfig
+from streaming.vad import VadConfig
+from streaming.websocket import ServerConfig
+
+
+class AgentConfig(BaseModel):
+    """Everything the daemon can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: ServerConfig = ServerConfig()
+    session: SessionLimits = SessionLimits()
+    vad: VadConfig = VadConfig()
+    turn: TurnConfig = TurnConfig()
+    reply: ReplyConfig = ReplyConfig()
+    audio: AudioConfig = AudioConfig()
+    local: LocalConfig = LocalConfig()
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> AgentConfig:
+    """Read the configuration.
+
+    Args:
+        path: a YAML file, None for the defaults.
+        overrides: texts such as ``vad.silence_duration_ms=400``; the value is YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong; the message names the file and the key.
+    """
+    body = {} if path is None else _read(path)
+    origins: dict[str, str] = {}
+    for override in overrides:
+        key, value = _parse_override(override)
+        _assign(body, key, value)
+        origins[key] = f"the command line ({override})"
+    try:
+        return AgentConfig.model_validate(body)
+    except ValidationError as exc:
+        fault = exc.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        origin = origins.get(key, str(path) if path else "the command line")
+        if fault["type"] == "extra_forbidden":
+            raise ConfigError(f"{origin}: unknown key {key!r}{_known(fault['loc'])}") from exc
+        raise ConfigError(f"{origin}: {key}: {fault['msg']} (got {fault['input']!r})") from exc
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} cannot be read: {exc}") from exc
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{path}{where}: not valid YAML ({getattr(exc, 'problem', exc)})") from exc
+    if body is None:
+        return {}
+    if not isinstance(body, dict):
+        raise ConfigError(f"{path}: expected sections with settings, found {type(body).__name__}")
+    return body
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key or any(not part for part in key.split(".")):
+        raise ConfigError(f"{text!r} is not of the form section.key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{text!r}: the value is not valid YAML") from exc
+
+
+def _assign(body: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = body.get(section)
+        if inner is None:
+            inner = body[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{key!r}: {section!r} is a value, not a section")
+        body = inner
+    body[last] = value
+
+
+def _known(location: tuple[int | str, ...]) -> str:
+    model: Any = AgentConfig
+    for part in location[:-1]:
+        model = model.model_fields[str(part)].annotation
+    return f"; known: {', '.join(model.model_fields)}"

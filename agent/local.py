@@ -1,0 +1,245 @@
+"""Talking without a socket: through this machine's microphone and speaker, or from one sound file into another."""
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from pydantic import BaseModel, ConfigDict
+
+from agent.conversation import Conversation
+from agent.errors import InputError
+from agent.mind import ReplyConfig
+from agent.turn import TurnConfig
+from agent.worker import Worker
+from streaming import realtime_events as events
+from streaming.audio_io import AudioConfig, AudioIO, open_default
+from streaming.errors import AudioUnavailable
+from streaming.frames import SAMPLE_RATE_HZ
+from streaming.playout import Playout, PlayoutConfig
+from streaming.resample import resample
+from streaming.vad import SpeechStarted, Vad, VadConfig
+
+logger = logging.getLogger(__name__)
+
+_MAX_INPUT_S = 600.0
+_POLL_S = 0.25
+_LEAD_MS, _PLAYOUT_MS = 1_000, 4_000  # the second is never reached: the lead is, first
+_ECHO_TAIL_S = 0.3  # the room and the devices still sound after the last sample was handed over
+
+
+class LocalConfig(BaseModel):
+    """How the microphone behaves while the agent speaks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listen_while_speaking: bool = False
+    """Let the user interrupt. Only with headphones: without an echo canceller the agent would hear itself."""
+
+
+# --- microphone and speaker -------------------------------------------------------------------------------------------
+
+
+async def talk(
+    worker: Worker,
+    audio: AudioConfig,
+    vad: VadConfig,
+    turns: TurnConfig,
+    replies: ReplyConfig,
+    local: LocalConfig,
+) -> None:
+    """Talk through the local devices until cancelled.
+
+    Raises:
+        AudioUnavailable: there is no usable device, or it went away.
+        StepError: the engine failed.
+    """
+    loop = asyncio.get_running_loop()
+    wake = asyncio.Event()
+
+    def wake_up() -> None:
+        loop.call_soon_threadsafe(wake.set)
+
+    with open_default(audio, wake_up) as devices:
+        logger.info("talking through %s", devices.description)
+        speaker = _Speaker(Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS)))
+        replies = replies.model_copy(update={"max_lead_ms": min(replies.max_lead_ms or _LEAD_MS, _LEAD_MS)})
+        conversation = Conversation(await worker.open(), speaker.take, vad, turns, replies)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(conversation.run(), name="think")
+            await _move_audio(devices, speaker, conversation, wake, local)
+
+
+class _Speaker:
+    """Turns conversation events into playout and log lines."""
+
+    def __init__(self, playout: Playout) -> None:
+        self.playout = playout
+        self.dropped_frames = 0
+        self._user, self._reply = "", ""
+        self._generation = 0
+
+    def take(self, event: events.Event) -> None:
+        match event:
+            case events.UserText():
+                self._user += event.text
+            case events.UserTextDone():
+                logger.info("user: %s", self._user.strip())
+                self._user = ""
+            case events.UserStarted():  # also when the reply is complete and its last second still plays
+                self._generation += 1
+                self.playout.cancel(self._generation)
+            case events.ReplyStarted():
+                self._generation += 1
+                self._reply = ""
+            case events.ReplyText():
+                self._reply += event.text
+            case events.ReplyAudio():
+                self.dropped_frames += not self.playout.push(event.pcm, self._generation)
+            case events.ReplyDone():
+                logger.info("agent: %s", self._reply.strip())
+                if event.status == "completed":
+                    self.playout.end(self._generation)
+                else:
+                    self._generation += 1
+                    self.playout.cancel(self._generation)
+
+
+async def _move_audio(
+    devices: AudioIO, speaker: _Speaker, conversation: Conversation, wake: asyncio.Event, local: LocalConfig
+) -> None:
+    speaking_until = 0.0
+    while True:
+        wake.clear()
+        devices.feed(speaker.playout)
+        now = time.monotonic()
+        if not speaker.playout.idle or devices.unplayed_samples:
+            speaking_until = now + _ECHO_TAIL_S
+        for lost in devices.poll(now):
+            raise AudioUnavailable(lost.reason)
+        while (chunk := devices.read()) is not None:
+            deaf = now < speaking_until and not local.listen_while_speaking
+            await conversation.hear(np.zeros_like(chunk.pcm) if deaf else chunk.pcm)
+        try:
+            async with asyncio.timeout(_POLL_S):
+                await wake.wait()
+        except TimeoutError:
+            continue
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back for one file. ``pcm`` is float32 [n], 24 kHz mono."""
+
+    pcm: np.ndarray
+    user_text: str
+    reply_text: str
+
+
+@dataclass(slots=True)
+class _Recorder:
+    user: str = ""
+    reply: str = ""
+    audio: list[np.ndarray] = field(default_factory=list)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, event: events.Event) -> None:
+        match event:
+            case events.UserText():
+                self.user += event.text
+            case events.ReplyText():
+                self.reply += event.text
+            case events.ReplyAudio():
+                self.audio.append(event.pcm)
+            case events.ReplyDone():
+                self.done.set()
+
+
+async def answer(worker: Worker, pcm: np.ndarray, vad: VadConfig, turns: TurnConfig, replies: ReplyConfig) -> Answer:
+    """Answer one recording, faster than real time: from the first to the last speech in it, it is one turn.
+
+    Args:
+        worker: the model thread.
+        pcm: float32 [n], 24 kHz mono.
+        vad: detector settings.
+        turns: turn-taking settings.
+        replies: bounds of replies; the lead is not limited.
+
+    Raises:
+        StepError: the engine failed.
+    """
+    recorder = _Recorder()
+    unpaced = replies.model_copy(update={"max_lead_ms": None})
+    conversation = Conversation(await worker.open(), recorder.take, vad, turns, unpaced)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            thinking = tasks.create_task(conversation.run(), name="think")
+            await conversation.do(events.HearItem(spoken_part(pcm, vad)))
+            await conversation.do(events.CreateResponse())
+            await recorder.done.wait()
+            thinking.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+    audio = np.concatenate(recorder.audio) if recorder.audio else np.zeros(0, np.float32)
+    return Answer(audio, recorder.user.strip(), recorder.reply.strip())
+
+
+def spoken_part(pcm: np.ndarray, config: VadConfig) -> np.ndarray:
+    """The part of a recording that holds speech, padding included; all of it when no speech is found."""
+    vad = Vad(config)
+    found = vad.push(pcm)
+    starts = [event.audio_start for event in found if isinstance(event, SpeechStarted)]
+    if not starts:
+        return pcm
+    ends = [event.speech_end for event in found if not isinstance(event, SpeechStarted)]
+    end = len(pcm) if vad.speaking else ends[-1]
+    return pcm[starts[0] : max(end, starts[0] + 1)]
+
+
+def read_audio(path: Path) -> np.ndarray:
+    """Read any sound file: channels are averaged, the rate is converted. -> float32 [n], 24 kHz mono.
+
+    Raises:
+        InputError: the file is missing, no sound file, empty or too long; the message names it.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.frames > _MAX_INPUT_S * file.samplerate:
+                raise InputError(f"{path} is longer than {_MAX_INPUT_S:.0f} s")
+            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+    except (soundfile.SoundFileError, OSError) as exc:
+        raise InputError(f"{path} is no sound file that can be read ({exc})") from exc
+    if not len(samples):
+        raise InputError(f"{path} holds no audio")
+    mono = np.nan_to_num(samples.mean(axis=1, dtype=np.float32))
+    return resample(mono, rate, SAMPLE_RATE_HZ)
+
+
+def write_audio(path: Path, pcm: np.ndarray) -> None:
+    """Write float32 [n] as a 24 kHz mono 16-bit WAV file; the file appears whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(suffix=".wav", dir=path.parent)
+        os.close(handle)
+        try:
+            soundfile.write(temporary, np.clip(pcm, -1.0, 1.0), SAMPLE_RATE_HZ, subtype="PCM_16", format="WAV")
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except (soundfile.SoundFileError, OSError) as exc:
+        raise InputError(f"{path} cannot be written ({exc})") from exc

@@ -1,0 +1,346 @@
+"""The speaking half of a conversation: takes what was heard to the model, and brings its reply back.
+
+* One coroutine per session owns the session's lane; everything it is told waits in one bounded inbox, in order.
+* A reply runs ahead of the listener by a bounded lead. Between its frames the user's audio goes to the codec.
+* :meth:`Mind.interrupt` ends a reply at once, from outside and without waiting: the generation rises, the reply is
+  closed, and a model step that is still running is thrown away when it returns.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.metrics import SessionMetrics
+from agent.pacing import Pacer
+from agent.worker import Lane
+from models.runtime import Mode, StepOut
+from streaming import realtime_events as events
+from streaming.frames import SAMPLE_RATE_HZ
+
+Clock = Callable[[], float]
+
+_SETTLE_STEPS = 16  # SPEAK steps after which no more of the user's words come
+_SETTLE_WAIT_S = 0.3  # a reply that is asked for by then still completes the transcript
+
+
+class ReplyConfig(BaseModel):
+    """How replies are given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_lead_ms: int | None = Field(2_000, ge=80)
+    """Audio that may be ahead of the listener over a socket; null without limit."""
+    max_reply_s: float = Field(60.0, gt=0.0)
+    """A reply that is not done by then is ended."""
+    inbox_frames: int = Field(8, ge=1)
+    """Frames that may wait for the model; a sender that is faster is made to wait."""
+    held_frames: int = Field(750, ge=1)
+    """Frames of speech kept while a reply may not be interrupted; later ones are dropped and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hear:
+    """One frame of the user, float32 [frame_size], ending at sample ``end``; ``listen``: it is part of ``turn``."""
+
+    pcm: np.ndarray
+    end: int
+    turn: int = 0
+    listen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Answer ``turn``; stale once the lane's generation has passed ``generation``."""
+
+    turn: int
+    generation: int
+    silence_frames: int
+    options: events.CreateResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """``turn`` is not answered now: complete its transcript."""
+
+    turn: int
+    silence_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Only ``heard_frames`` of the latest reply were heard."""
+
+    heard_frames: int
+
+
+Item = Hear | Respond | Finish | Forget
+
+
+@dataclass(slots=True)
+class _Reply:
+    number: int
+    generation: int
+    turn: int
+    options: events.CreateResponse
+    pacer: Pacer
+    input_frames: int
+    steps: int = 0
+    texts: int = 0
+
+
+class Mind:
+    """Runs one session's model steps.
+
+    Args:
+        lane: the way to the model thread.
+        config: lead and bounds.
+        emit: takes events on the loop, must not block.
+        clock: seconds, monotonic.
+        metrics: counters to fill.
+        on_end_of_turn: told the model's end-of-turn probability and the frame's end after every frame listened to.
+        on_reply_ended: told when a reply came to its own end.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        config: ReplyConfig,
+        emit: Callable[[events.Event], None],
+        clock: Clock,
+        metrics: SessionMetrics,
+        on_end_of_turn: Callable[[float, int], None],
+        on_reply_ended: Callable[[], None],
+    ) -> None:
+        self._lane = lane
+        self._config = config
+        self._emit = emit
+        self._clock = clock
+        self._metrics = metrics
+        self._on_end_of_turn = on_end_of_turn
+        self._on_reply_ended = on_reply_ended
+        self._frame_s = lane.frame_size / SAMPLE_RATE_HZ
+        self._silence = np.zeros(lane.frame_size, np.float32)
+        self._inbox: deque[Item] = deque()  # bounds and policies: see room() and put(); what is no audio is rare
+        self._wake = asyncio.Event()
+        self._space = asyncio.Event()
+        self._reply: _Reply | None = None
+        self._reply_number = 0
+        self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
+        self._unheard: int | None = None  # frames heard of an interrupted reply, until the engine knows
+        self._kept_frames = 0  # of the latest reply, in the engine's memory; 0 once the user was listened to
+        self._open_turn: int | None = None  # its transcript is not complete
+        self._settle_at: float | None = None
+        self._input_frames = 0  # listened to since the last reply began
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and no reply is being given."""
+        return self._reply is None and not self._inbox
+
+    def is_stale(self, reply: int) -> bool:
+        """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
+        return reply in self._interrupted
+
+    async def room(self) -> None:
+        """Wait until audio may be put.
+
+        Bounds: ``inbox_frames`` items, then the caller waits; while a reply that may not be interrupted holds up what
+        the user says, ``held_frames``, then further audio is dropped and counted.
+        """
+        while len(self._inbox) >= self._config.inbox_frames and not self._held_up():
+            self._space.clear()
+            await self._space.wait()
+
+    def put(self, item: Item) -> None:
+        """Hand over the next item, in order; for audio, after :meth:`room`."""
+        if isinstance(item, Hear) and len(self._inbox) >= self._config.held_frames:
+            self._metrics.dropped_frames += 1
+            return
+        self._inbox.append(item)
+        self._wake.set()
+
+    def interrupt(self, reason: str) -> None:
+        """End the reply now, whatever the model is doing; replies that were asked for but not begun never begin."""
+        self._lane.cancel()
+        self._wake.set()
+        if self._reply is not None:
+            self._unheard = self._reply.pacer.heard_frames(self._clock())
+            self._interrupted.append(self._reply.number)
+            self._metrics.interrupted += 1
+            self._close("cancelled", reason)
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises:
+            StepError: the engine failed.
+        """
+        while True:
+            self._wake.clear()
+            if self._unheard is not None:
+                self._kept_frames, self._unheard = self._unheard, None
+                await self._lane.truncate_reply(self._kept_frames)
+            worked = False
+            if self._held_up():
+                self._space.set()
+            elif self._inbox:
+                item = self._inbox.popleft()
+                self._space.set()
+                await self._handle(item)
+                worked = True
+            if self._reply is not None and self._reply.pacer.delay_s(self._clock()) <= 0.0:
+                await self._speak(self._reply)
+                worked = True
+            if not worked:
+                await self._wait()
+
+    def _held_up(self) -> bool:
+        """Whether the next item has to wait for the reply to end."""
+        if self._reply is None or not self._inbox:
+            return False
+        item = self._inbox[0]
+        return isinstance(item, Respond | Finish) or (isinstance(item, Hear) and item.listen)
+
+    async def _wait(self) -> None:
+        now = self._clock()
+        timeout: float | None = None
+        if self._reply is not None:
+            timeout = self._reply.pacer.delay_s(now)
+        elif self._settle_at is not None:
+            timeout = self._settle_at - now
+            if timeout <= 0.0:
+                self._complete_transcript()
+                timeout = None
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    # --- listening ----------------------------------------------------------------------------------------------------
+
+    async def _handle(self, item: Item) -> None:
+        match item:
+            case Hear(listen=False):
+                await self._lane.step(item.pcm, Mode.IDLE)
+                self._metrics.frames_heard += 1
+            case Hear():
+                if item.turn != self._open_turn:
+                    self._complete_transcript()
+                    self._open_turn = item.turn
+                self._metrics.frames_heard += 1
+                out = await self._listen(item.pcm)
+                self._on_end_of_turn(out.end_of_turn, item.end)
+            case Respond():
+                await self._begin(item)
+            case Finish():
+                await self._listen_to_silence(item.silence_frames, None)
+                self._settle_at = self._clock() + _SETTLE_WAIT_S
+            case Forget():
+                if item.heard_frames < self._kept_frames:
+                    self._kept_frames = item.heard_frames
+                    await self._lane.truncate_reply(item.heard_frames)
+
+    async def _listen(self, pcm: np.ndarray) -> StepOut:
+        self._kept_frames = 0
+        self._input_frames += 1
+        out = await self._lane.step(pcm, Mode.LISTEN)
+        if out.user_text and self._open_turn is not None:
+            self._emit(events.UserText(self._open_turn, out.user_text))
+        return out
+
+    async def _listen_to_silence(self, heard_frames: int, generation: int | None) -> None:
+        for _ in range(heard_frames, self._lane.tail_frames):
+            if generation is not None and generation != self._lane.generation:
+                return
+            await self._listen(self._silence)
+
+    def _complete_transcript(self) -> None:
+        self._settle_at = None
+        if self._open_turn is not None:
+            turn, self._open_turn = self._open_turn, None
+            self._emit(events.UserTextDone(turn))
+
+    # --- speaking -----------------------------------------------------------------------------------------------------
+
+    async def _begin(self, item: Respond) -> None:
+        if item.generation == self._lane.generation and self._settle_at is None:
+            await self._listen_to_silence(item.silence_frames, item.generation)
+        self._settle_at = None
+        if item.generation != self._lane.generation:
+            self._settle_at = self._clock() + _SETTLE_WAIT_S  # interrupted before it began
+            return
+        self._reply_number += 1
+        lead_ms = self._config.max_lead_ms
+        pacer = Pacer(self._frame_s, None if lead_ms is None else lead_ms / 1000.0)
+        number = self._reply_number
+        self._reply = _Reply(number, item.generation, item.turn, item.options, pacer, self._input_frames)
+        self._input_frames = 0
+        self._metrics.replies += 1
+        self._mark("decision_to_reply_ms")
+        options = item.options
+        self._emit(events.ReplyStarted(number, options.text_only, options.metadata, options.max_output_tokens))
+
+    async def _speak(self, reply: _Reply) -> None:
+        out = await self._lane.step(None, Mode.SPEAK)
+        if reply.generation != self._lane.generation:
+            return  # interrupted while the step ran
+        reply.steps += 1
+        if out.user_text and self._open_turn is not None:
+            self._emit(events.UserText(self._open_turn, out.user_text))
+        if out.text:
+            self._mark("decision_to_text_ms")
+            reply.texts += 1
+            self._emit(events.ReplyText(out.text))
+        if out.pcm is not None:
+            self._send_audio(reply, out.pcm)
+        if reply.steps == _SETTLE_STEPS:
+            self._complete_transcript()
+        if out.done:
+            self._end(reply, "completed", None)
+        elif self._used_up(reply):
+            self._end(reply, "incomplete", "max_output_tokens")
+
+    def _used_up(self, reply: _Reply) -> bool:
+        limit = reply.options.max_output_tokens
+        if limit is not None and reply.texts + reply.pacer.frames >= limit:
+            return True
+        return reply.steps * self._frame_s >= self._config.max_reply_s
+
+    def _send_audio(self, reply: _Reply, pcm: np.ndarray) -> None:
+        if reply.options.text_only:
+            return
+        self._mark("decision_to_audio_ms")
+        underruns = reply.pacer.underruns
+        reply.pacer.sent(self._clock())
+        self._metrics.underruns += reply.pacer.underruns - underruns
+        self._metrics.frames_spoken += 1
+        self._emit(events.ReplyAudio(pcm))
+
+    def _end(self, reply: _Reply, status: events.ResponseStatus, reason: str | None) -> None:
+        if status != "completed":
+            self._unheard = reply.pacer.frames
+        self._close(status, reason)
+        self._on_reply_ended()
+
+    def _close(self, status: events.ResponseStatus, reason: str | None) -> None:
+        reply = self._reply
+        assert reply is not None, "no reply to close"
+        self._reply = None
+        self._kept_frames = reply.pacer.frames
+        self._space.set()
+        if (record := self._metrics.find(reply.turn)) is not None:
+            record.status, record.reply_frames = status, reply.pacer.frames
+        self._complete_transcript()
+        usage = events.Usage(reply.input_frames, reply.pacer.frames, reply.texts)
+        self._emit(events.ReplyDone(status, reason, usage))
+
+    def _mark(self, name: str) -> None:
+        assert self._reply is not None, "marks belong to a reply"
+        record = self._metrics.find(self._reply.turn)
+        if record is not None and getattr(record, name) is None:
+            setattr(record, name, (self._clock() - record.decided_at) * 1000.0)

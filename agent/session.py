@@ -1,0 +1,174 @@
+"""One WebSocket client: the protocol on one side, a conversation on the other.
+
+* Three tasks, one group: receive, think (the conversation's mind), send. The first to end ends the session.
+* The last hop is the sender: audio of a reply that was interrupted meanwhile is dropped there.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.conversation import Conversation
+from agent.errors import SlowReader, StepError
+from agent.mind import ReplyConfig
+from agent.turn import TurnConfig
+from agent.worker import Worker
+from streaming import realtime_events as events
+from streaming.realtime import OutMessage, RealtimeProtocol
+from streaming.realtime_config import Audio, AudioInput, ServerVad, SessionConfig
+from streaming.vad import VadConfig
+from streaming.websocket import INTERNAL_ERROR, TRY_AGAIN_LATER, Client
+
+_LIFETIME_S = 24 * 3600  # told to the client; nothing ends then
+
+
+class SessionLimits(BaseModel):
+    """Bounds of one WebSocket session."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outgoing_messages: int = Field(1_024, ge=64)
+    """Messages that may wait for a slow client; over it the session is closed with 1013."""
+    greeting_timeout_s: float = Field(30.0, gt=0.0)
+    """Time a new session may wait for the model thread."""
+
+
+class _Ended(Exception):
+    """The client has gone."""
+
+
+class Session:
+    """Serves one client; create it and await :meth:`run`.
+
+    Args:
+        client: the connection.
+        worker: the model thread.
+        vad: detector settings; the client may change its thresholds.
+        turns: turn-taking settings.
+        replies: lead and bounds of replies.
+        limits: bounds of the session.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        worker: Worker,
+        vad: VadConfig,
+        turns: TurnConfig,
+        replies: ReplyConfig,
+        limits: SessionLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._worker = worker
+        self._settings = (vad, turns, replies)
+        self._limits = limits
+        self._clock = clock
+        self._protocol = RealtimeProtocol(
+            initial_config(client.query("model"), vad), expires_at=int(time.time()) + _LIFETIME_S
+        )
+        self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
+        self._conversation: Conversation | None = None
+        self._logger = _SessionLogger(logging.getLogger(__name__), {"session": self._protocol.session_id})
+
+    @property
+    def conversation(self) -> Conversation:
+        """The conversation, once :meth:`run` has opened it."""
+        assert self._conversation is not None, "the session has not begun"
+        return self._conversation
+
+    async def run(self) -> None:
+        """Serve until the client leaves; the connection is closed when this returns."""
+        began = self._clock()
+        close: tuple[int, str] | None = None
+        try:
+            async with asyncio.timeout(self._limits.greeting_timeout_s):
+                lane = await self._worker.open()
+            self._conversation = Conversation(lane, self._emit, *self._settings, clock=self._clock)
+            self._logger.info("opened for %s", self._client.address)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive(), name="receive")
+                tasks.create_task(self._conversation.run(), name="think")
+                tasks.create_task(self._send(), name="send")
+        except* _Ended:
+            pass
+        except* SlowReader as group:
+            self._logger.warning("closed: %s", group.exceptions[0])
+            close = (TRY_AGAIN_LATER, "the client does not read what it is sent")
+        except* (StepError, TimeoutError) as group:
+            self._logger.error("the model failed", exc_info=group.exceptions[0])
+            close = (INTERNAL_ERROR, "the model failed")
+        except* Exception as group:  # the session boundary: a fault here must not touch the other sessions
+            self._logger.exception("internal error", exc_info=group)
+            close = (INTERNAL_ERROR, "internal error")
+        finally:
+            if self._conversation is not None:
+                seconds = self._clock() - began
+                self._logger.info("closed after %.1f s: %s", seconds, self._conversation.metrics.summary())
+        if close is not None:
+            await self._part(*close)
+
+    async def _receive(self) -> None:
+        self._protocol.open()
+        self._flush()
+        while (message := await self._client.receive()) is not None:
+            commands = self._protocol.receive(message)
+            self._flush()
+            for command in commands:
+                await self.conversation.do(command)
+        raise _Ended
+
+    async def _send(self) -> None:
+        while True:
+            message = await self._outgoing.get()
+            if message.reply is not None and self.conversation.is_stale(message.reply):
+                self.conversation.metrics.stale_messages += 1
+                continue
+            try:
+                await self._client.send(message.text)
+            except TimeoutError as exc:
+                raise SlowReader("a message was not taken in time") from exc
+
+    def _emit(self, event: events.Event) -> None:
+        self._protocol.send(event)
+        self._flush()
+
+    def _flush(self) -> None:
+        for message in self._protocol.messages_to_send():
+            try:
+                self._outgoing.put_nowait(message)
+            except asyncio.QueueFull as exc:
+                raise SlowReader(f"more than {self._limits.outgoing_messages} messages were waiting") from exc
+
+    async def _part(self, code: int, reason: str) -> None:
+        if code == INTERNAL_ERROR:
+            self._protocol.send(events.Broken("internal_error", reason))
+            for message in self._protocol.messages_to_send()[-1:]:
+                try:
+                    await self._client.send(message.text)
+                except TimeoutError:
+                    break
+        await self._client.close(code, reason)
+
+
+class _SessionLogger(logging.LoggerAdapter[logging.Logger]):
+    """Puts the session's id before every line."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        assert self.extra is not None, "made with an id"
+        return f"{self.extra['session']} {msg}", kwargs
+
+
+def initial_config(model: str | None, vad: VadConfig) -> SessionConfig:
+    """The configuration a session starts with: the daemon's own turn detection."""
+    detection = ServerVad(
+        threshold=vad.threshold,
+        prefix_padding_ms=min(vad.prefix_padding_ms, 2_000),
+        silence_duration_ms=vad.silence_duration_ms,
+    )
+    return SessionConfig(model=model or "local", audio=Audio(input=AudioInput(turn_detection=detection)))

@@ -1,0 +1,314 @@
+"""Turn taking: whose turn is it? Pure: events and the sample clock in, actions out.
+
+* The user's turn begins when the voice detector says so. It ends when the detector has heard enough silence, or
+  earlier, when the model says that the user has finished and some silence has been heard, or when the client says so.
+* With detection off (push to talk) only the client ends turns and asks for replies.
+* ``now`` is the session's sample clock; nothing here knows wall time, asyncio or audio.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from streaming.frames import ms_to_samples
+from streaming.realtime_events import CreateResponse
+from streaming.vad import SpeechStarted, SpeechStopped
+
+MIN_COMMIT_MS = 100
+
+EndedBy = Literal["silence", "model", "client"]
+
+
+class TurnConfig(BaseModel):
+    """When a turn ends before the detector's full silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    end_of_turn_threshold: float = Field(0.7, ge=0.0)
+    """Probability from the model above which the user has finished; above 1 turns this off."""
+    end_of_turn_silence_ms: int = Field(160, ge=0, le=5_000)
+    """Silence that must have been heard as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the client wants: detection on or off, and what a detected turn causes."""
+
+    detect: bool = True
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Silence so far at the end of the open turn; 0 while the user talks."""
+
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfTurn:
+    """The model's probability that the user has finished, from the frame that ends at sample ``at``."""
+
+    probability: float
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The client ends the turn; ``buffered`` samples wait in push to talk."""
+
+    buffered: int = 0
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """The client takes back what was not committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """The client wants a reply now."""
+
+    options: CreateResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The client stops the reply."""
+
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyEnded:
+    """A reply came to its own end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetRules:
+    """The client changed the rules."""
+
+    rules: Rules
+
+
+Event = SpeechStarted | SpeechStopped | Quiet | EndOfTurn | Commit | Clear | Create | Cancel | ReplyEnded | SetRules
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartTurn:
+    """The user's turn ``turn`` begins at sample ``at``; the model shall listen from now on."""
+
+    turn: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopTurn:
+    """The user stopped speaking at ``speech_end``; known at ``at``."""
+
+    turn: int
+    at: int
+    speech_end: int
+    by: EndedBy
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTurn:
+    """The turn becomes part of the conversation."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropTurn:
+    """Uncommitted audio is forgotten, with the open turn if there was one."""
+
+    turn: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer turn ``turn``; ``silence`` samples of quiet have been heard after it. ``options`` None: as configured."""
+
+    turn: int
+    silence: int
+    options: CreateResponse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The turn gets no reply now; finish its transcript."""
+
+    turn: int
+    silence: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopReply:
+    """Stop speaking."""
+
+    reason: Literal["turn_detected", "client_cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartDetector:
+    """The detector still believes in an open turn: start it afresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The client asked for something that is not possible now."""
+
+    code: str
+    message: str
+    event_id: str | None = None
+
+
+Action = StartTurn | StopTurn | CommitTurn | DropTurn | Reply | Settle | StopReply | RestartDetector | Reject
+
+
+class _Phase(enum.Enum):
+    WAITING = enum.auto()
+    LISTENING = enum.auto()
+
+
+class TurnTaker:
+    """Decides when the user's turns begin and end and when the agent speaks."""
+
+    def __init__(self, config: TurnConfig, rules: Rules | None = None) -> None:
+        self._threshold = config.end_of_turn_threshold
+        self._needed_silence = ms_to_samples(config.end_of_turn_silence_ms)
+        self._rules = rules or Rules()
+        self._phase = _Phase.WAITING
+        self._turn = 0
+        self._replies = 0  # wanted and not ended
+        self._finished = False  # the model says so, for audio after the last speech
+        self._quiet = 0
+
+    @property
+    def listening(self) -> bool:
+        """Whether the user's turn is open."""
+        return self._phase is _Phase.LISTENING
+
+    @property
+    def replying(self) -> bool:
+        """Whether a reply is wanted or being given."""
+        return self._replies > 0
+
+    @property
+    def turn(self) -> int:
+        """Number of the user's latest turn, 0 before the first."""
+        return self._turn
+
+    def on(self, event: Event, now: int) -> list[Action]:
+        """Take one event at sample ``now`` and return what is to be done, in order."""
+        match event:
+            case SpeechStarted():
+                return self._speech_started(event)
+            case SpeechStopped():
+                return self._end(now, event.speech_end, "silence") if self.listening else []
+            case Quiet():
+                self._quiet = event.samples
+                self._finished = self._finished and event.samples > 0
+                return self._end_early(now)
+            case EndOfTurn():
+                self._finished = event.probability >= self._threshold and event.at > now - self._quiet
+                return self._end_early(now)
+            case Commit():
+                return self._commit(event)
+            case Clear():
+                return self._clear()
+            case Create():
+                return self._create(event.options)
+            case Cancel():
+                return self._cancel(event)
+            case ReplyEnded():
+                self._replies = max(0, self._replies - 1)
+            case SetRules():
+                return self._set_rules(event.rules)
+        return []
+
+    def _speech_started(self, event: SpeechStarted) -> list[Action]:
+        if self.listening or not self._rules.detect:
+            return []
+        self._open_turn()
+        actions: list[Action] = [StartTurn(self._turn, event.audio_start)]
+        if self.replying and self._rules.interrupt_response:
+            actions.append(self._stop_reply("turn_detected"))
+        return actions
+
+    def _open_turn(self) -> None:
+        self._phase = _Phase.LISTENING
+        self._turn += 1
+        self._finished = False
+        self._quiet = 0
+
+    def _end_early(self, now: int) -> list[Action]:
+        if not (self.listening and self._finished and self._quiet >= max(1, self._needed_silence)):
+            return []
+        return [*self._end(now, now - self._quiet, "model"), RestartDetector()]
+
+    def _end(self, now: int, speech_end: int, by: EndedBy) -> list[Action]:
+        self._phase = _Phase.WAITING
+        silence = max(0, now - speech_end)
+        actions: list[Action] = [StopTurn(self._turn, now, speech_end, by), CommitTurn(self._turn)]
+        if self._rules.create_response and self._replies < 2:  # one speaking, one waiting
+            self._replies += 1
+            return [*actions, Reply(self._turn, silence)]
+        return [*actions, Settle(self._turn, silence)]
+
+    def _commit(self, event: Commit) -> list[Action]:
+        if self._rules.detect:
+            if not self.listening:
+                message = "there is no speech in the audio buffer to commit"
+                return [Reject("input_audio_buffer_commit_empty", message, event.event_id)]
+            self._phase = _Phase.WAITING
+            return [CommitTurn(self._turn), Settle(self._turn, self._quiet), RestartDetector()]
+        if event.buffered < ms_to_samples(MIN_COMMIT_MS):
+            message = f"the audio buffer holds less than {MIN_COMMIT_MS} ms of audio"
+            return [Reject("input_audio_buffer_commit_empty", message, event.event_id)]
+        self._turn += 1
+        return [CommitTurn(self._turn), Settle(self._turn, 0)]
+
+    def _clear(self) -> list[Action]:
+        if not self.listening:
+            return [DropTurn(None)]
+        self._phase = _Phase.WAITING
+        return [DropTurn(self._turn), RestartDetector()]
+
+    def _create(self, options: CreateResponse) -> list[Action]:
+        if self.replying:
+            message = "the conversation already has an active response"
+            return [Reject("conversation_already_has_active_response", message, options.event_id)]
+        if self.listening:
+            message = "the user is speaking; commit the audio buffer first"
+            return [Reject("input_audio_buffer_not_committed", message, options.event_id)]
+        self._replies += 1
+        return [Reply(self._turn, 0, options)]
+
+    def _cancel(self, event: Cancel) -> list[Action]:
+        if not self.replying:
+            message = "Cancellation failed: no active response found"
+            return [Reject("response_cancel_not_active", message, event.event_id)]
+        return [self._stop_reply("client_cancelled")]
+
+    def _stop_reply(self, reason: Literal["turn_detected", "client_cancelled"]) -> StopReply:
+        self._replies = 0
+        return StopReply(reason)
+
+    def _set_rules(self, rules: Rules) -> list[Action]:
+        detected_before, self._rules = self._rules.detect, rules
+        if detected_before == rules.detect:
+            return []
+        if self.listening:
+            return self._clear()
+        return [RestartDetector()]

@@ -1,0 +1,126 @@
+"""The model thread: the only place where the engine runs.
+
+* One thread serves all sessions, first come first served; a session never has more than one call waiting, so the
+  queue is bounded by the number of sessions and no session can starve another.
+* A call that fails raises :class:`agent.errors.StepError` in its own session only.
+* Cancelling is a number: :meth:`Lane.cancel` raises the lane's generation, and whatever was made for an older one is
+  dropped by whoever holds it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
+
+import numpy as np
+
+from agent.errors import StepError
+from models.runtime import Mode, StepOut
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StepEngine(Protocol):
+    """What the worker needs of an engine; :class:`models.runtime.Engine` is one."""
+
+    sample_rate: int
+    frame_size: int
+    tail_frames: int
+
+    def new_state(self) -> Any:
+        """State of one session."""
+
+    def step(self, pcm: np.ndarray | None, state: Any, mode: Mode) -> StepOut:
+        """One frame of 80 ms."""
+
+    def truncate_reply(self, state: Any, heard_frames: int) -> None:
+        """Forget the part of the reply that was not heard."""
+
+
+class Worker:
+    """Runs engine calls of many sessions on one thread; use as ``async with``."""
+
+    def __init__(self, engine: StepEngine) -> None:
+        self.engine = engine
+        self.calls = 0
+        self.busy_s = 0.0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def open(self) -> "Lane":
+        """Begin a session with a state of its own."""
+        return Lane(self, await self.call(self.engine.new_state))
+
+    async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one engine call on the model thread.
+
+        Raises:
+            StepError: the call failed; the cause is chained.
+        """
+
+        def timed() -> R:
+            begin = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.calls += 1
+                self.busy_s += time.perf_counter() - begin
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+        except Exception as exc:  # the model thread: whatever went wrong there ends one session
+            raise StepError(f"the model failed: {exc}") from exc
+
+
+class Lane:
+    """One session's way to the model thread."""
+
+    def __init__(self, worker: Worker, state: Any) -> None:
+        self.generation = 0
+        self.frame_size = worker.engine.frame_size
+        self.tail_frames = worker.engine.tail_frames
+        self._worker = worker
+        self._state = state
+        self._busy = False
+
+    def cancel(self) -> int:
+        """Begin a new generation and return it; what was made for older ones is stale."""
+        self.generation += 1
+        return self.generation
+
+    async def step(self, pcm: np.ndarray | None, mode: Mode) -> StepOut:
+        """Run one frame, float32 [frame_size] (None in SPEAK).
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        return await self._alone(self._worker.engine.step, pcm, self._state, mode)
+
+    async def truncate_reply(self, heard_frames: int) -> None:
+        """Forget the frames of the latest reply that were not heard.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        await self._alone(self._worker.engine.truncate_reply, self._state, heard_frames)
+
+    async def _alone(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        assert not self._busy, "a session may have one engine call at a time"
+        self._busy = True
+        try:
+            return await self._worker.call(function, *args, **kwargs)
+        finally:
+            self._busy = False

@@ -1,0 +1,49 @@
+"""Runtime model directories: ``config.json`` beside the ONNX graphs it names. No torch here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from models.errors import ArtefactError
+
+VERSION = 1
+
+
+def read_config(directory: Path, kind: str) -> dict[str, Any]:
+    """The ``config.json`` of an exported model.
+
+    Raises:
+        ArtefactError: missing, not JSON, of another kind or version.
+    """
+    path = directory / "config.json"
+    if not path.exists():
+        raise ArtefactError(f"{path}: not found; expected a directory written by training.export")
+    try:
+        config = json.loads(path.read_text("utf8"))
+    except (OSError, ValueError) as exc:
+        raise ArtefactError(f"{path}: cannot be read ({exc})") from exc
+    if not isinstance(config, dict) or config.get("format") != kind:
+        raise ArtefactError(f"{path}: expected format {kind!r}")
+    if config.get("version") != VERSION:
+        raise ArtefactError(f"{path}: version {config.get('version')}, this program reads version {VERSION}")
+    return config
+
+
+def open_graph(path: Path) -> ort.InferenceSession:
+    """A single-threaded CPU session.
+
+    Raises:
+        ArtefactError: missing, truncated or not a graph.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    if not path.exists():
+        raise ArtefactError(f"{path}: not found")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime has no common base class for what loading can raise
+        raise ArtefactError(f"{path}: not a usable ONNX graph ({str(exc).splitlines()[0]})") from exc

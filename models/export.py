@@ -1,0 +1,118 @@
+"""ONNX graphs of the models: one frame in, one frame out, all state as named inputs and outputs."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.codec import AcousticEncoder, Decoder, SemanticEncoder
+from models.conv import State
+from models.features import HOPS_PER_FRAME, N_MEL, N_MEL_LOW
+from models.s2s import S2S, FrameInput
+
+OPSET = 18
+
+
+class _Semantic(nn.Module):
+    def __init__(self, net: SemanticEncoder) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, mel32: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        codes, new = self.net(mel32, list(state))
+        return (codes, *new)
+
+
+class _Acoustic(nn.Module):
+    def __init__(self, net: AcousticEncoder) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, mel64: Tensor, pitch: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        codes, new = self.net(mel64, pitch, list(state))
+        return (codes, *new)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, net: Decoder) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, codes: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        out, new = self.net(codes, list(state))
+        gain = torch.exp(out.log_harmonic)
+        real, imaginary = gain * torch.cos(out.angle), gain * torch.sin(out.angle)
+        return (out.octave, out.voicing, real, imaginary, torch.exp(out.log_noise), *new)
+
+
+class _Step(nn.Module):
+    def __init__(self, net: S2S) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, mode: Tensor, user: Tensor, text: Tensor, transcript: Tensor, agent: Tensor, position: Tensor,
+                mask: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
+        out, new_keys, new_values = self.net.step(
+            FrameInput(mode, user, text, transcript, agent), keys, values, mask, position
+        )
+        return out.text, out.transcript, out.agent, out.turn, new_keys, new_values
+
+
+def _write(net: nn.Module, inputs: Sequence[Tensor], names: Sequence[str], outputs: Sequence[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net.eval(), tuple(inputs), str(path), input_names=list(names), output_names=list(outputs),
+            opset_version=OPSET, dynamo=True, external_data=False, verbose=False,
+        )  # fmt: skip
+
+
+def _with_state(state: State, names: Sequence[str], outputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    count = range(len(state))
+    return [*names, *(f"state_{i}" for i in count)], [*outputs, *(f"new_state_{i}" for i in count)]
+
+
+def export_semantic(net: SemanticEncoder, path: Path) -> None:
+    """mel32 [1, 8, 32] -> codes int64 [1, 1, n]."""
+    state = net.init_state(1)
+    names, outputs = _with_state(state, ["mel32"], ["codes"])
+    _write(_Semantic(net), [torch.zeros(1, HOPS_PER_FRAME, N_MEL_LOW), *state], names, outputs, path)
+
+
+def export_acoustic(net: AcousticEncoder, path: Path) -> None:
+    """mel64 [1, 8, 64] and pitch [1, 8, 3] -> codes int64 [1, 1, m]."""
+    state = net.init_state(1)
+    names, outputs = _with_state(state, ["mel64", "pitch"], ["codes"])
+    inputs = [torch.zeros(1, HOPS_PER_FRAME, N_MEL), torch.zeros(1, HOPS_PER_FRAME, 3), *state]
+    _write(_Acoustic(net), inputs, names, outputs, path)
+
+
+def export_decoder(net: Decoder, path: Path) -> None:
+    """codes int64 [1, 1, m] -> octave, voicing [1, 8]; harmonic real, imaginary and noise [1, 8, N_BINS]."""
+    state = net.init_state(1)
+    outputs = ["octave", "voicing", "harmonic_real", "harmonic_imaginary", "noise"]
+    names, outputs = _with_state(state, ["codes"], outputs)
+    codes = torch.zeros(1, 1, len(net.fsq.groups), dtype=torch.int64)
+    _write(_Decoder(net), [codes, *state], names, outputs, path)
+
+
+def export_step(net: S2S, path: Path) -> None:
+    """One S2S step; keys and values are the whole window, new_keys and new_values this frame's slice."""
+    layers, heads, size = net.cache_shape
+    window = net.config.window
+
+    def integers(*shape: int) -> Tensor:
+        return torch.zeros(1, 1, *shape, dtype=torch.int64)
+
+    inputs = [
+        integers(), integers(len(net.config.user_levels)), integers(), integers(),
+        integers(len(net.config.agent_levels)), integers(),
+        torch.zeros(1, 1, 1, window + 1), torch.zeros(layers, 1, heads, window, size),
+        torch.zeros(layers, 1, heads, window, size),
+    ]  # fmt: skip
+    names = ["mode", "user", "text", "transcript", "agent", "position", "mask", "keys", "values"]
+    outputs = ["text_logits", "transcript_logits", "agent_logits", "turn_logits", "new_keys", "new_values"]
+    _write(_Step(net), inputs, names, outputs, path)

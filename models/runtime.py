@@ -1,0 +1,220 @@
+"""The engine that the daemon runs: one 80 ms frame in, at most one out. numpy and onnxruntime, no torch.
+
+A session's life: IDLE frames pass the codec encoder only; LISTEN frames are heard by the S2S model; SPEAK steps make
+the reply, faster than real time. The context is a ring of keys and values that each step writes in place.
+"""
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from models import synthesis
+from models.artefacts import open_graph, read_config
+from models.errors import ArtefactError
+from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32, new_history
+from models.graph import GraphStream
+from models.sampling import CodeSampler, greedy, sigmoid
+from models.tokenizer import BOS, EOS, PAD, Tokenizer
+
+CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
+PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
+MAX_REPLY_FRAMES = 375  # 30 s
+BLOCKED = -1e9
+
+
+class Mode(enum.Enum):
+    """What a step does with the session."""
+
+    IDLE = "idle"
+    LISTEN = "listen"
+    SPEAK = "speak"
+
+
+@dataclass(frozen=True, slots=True)
+class StepOut:
+    """Result of one step.
+
+    pcm: float32 [1920] agent audio, SPEAK only; None while the text still leads the audio.
+    text: agent text newly emitted; the concatenation over a reply is its transcript.
+    user_text: user transcript newly emitted.
+    end_of_turn: probability that the user has finished, LISTEN only.
+    done: the reply is complete with this frame.
+    """
+
+    pcm: np.ndarray | None = None
+    text: str = ""
+    user_text: str = ""
+    end_of_turn: float = 0.0
+    done: bool = False
+
+
+@dataclass(slots=True)
+class State:
+    """Everything a session carries from frame to frame; made by :meth:`Engine.new_state`."""
+
+    encoder: GraphStream
+    decoder: GraphStream
+    step: GraphStream
+    history: np.ndarray = field(default_factory=new_history)
+    sound: synthesis.SynthesisState = field(default_factory=synthesis.new_synthesis_state)
+    prefix: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=PREFIX_FRAMES))
+    position: int = 0
+    transcript: int = PAD
+    speaking: bool = False
+    reply_start: int = 0
+    reply_steps: int = 0
+
+
+class Engine:
+    """Shared weights; all methods are blocking and must be called from one thread at a time."""
+
+    sample_rate = SAMPLE_RATE
+    frame_size = FRAME_SIZE
+
+    def __init__(self, codec: dict[str, ort.InferenceSession], step: ort.InferenceSession, tokenizer: Tokenizer,
+                 config: dict[str, object]) -> None:  # fmt: skip
+        self._codec, self._step, self._tokenizer = codec, step, tokenizer
+        self._lead = int(config["lead_frames"])  # type: ignore[call-overload]
+        self._window = int(config["window"])  # type: ignore[call-overload]
+        self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
+        self._sampler = CodeSampler(config["agent_levels"])  # type: ignore[arg-type]
+        self._silence = np.array(config["silence_codes"], np.int64)
+
+    @classmethod
+    def load(cls, codec: Path, s2s: Path) -> "Engine":
+        """Open exported models.
+
+        Args:
+            codec: directory with the codec's graphs.
+            s2s: directory with the S2S graph and its tokenizer.
+
+        Raises:
+            ArtefactError: a file is missing, damaged, of another version, or the two do not belong together.
+        """
+        codec_config, config = read_config(codec, CODEC_FORMAT), read_config(s2s, S2S_FORMAT)
+        if codec_config.get("alphabet") != config.get("alphabet"):
+            raise ArtefactError(f"{s2s}: made for another codec than {codec} (their code alphabets differ)")
+        graphs = {name: open_graph(codec / f"{name}.onnx") for name in ("semantic_encoder", "decoder")}
+        return cls(graphs, open_graph(s2s / "step.onnx"), Tokenizer.load(s2s / "tokenizer.json"), config)
+
+    def new_state(self) -> State:
+        """A fresh session; about as much memory as its key/value window."""
+        state = State(
+            GraphStream(self._codec["semantic_encoder"]), GraphStream(self._codec["decoder"]), GraphStream(self._step)
+        )
+        state.step.inputs["mask"][:] = BLOCKED
+        state.step.inputs["mask"][..., -1] = 0.0
+        return state
+
+    def step(self, pcm: np.ndarray | None, state: State, mode: Mode) -> StepOut:
+        """Advance a session by one frame.
+
+        Args:
+            pcm: float32 [1920] of the user; None in SPEAK.
+            state: the session's.
+            mode: see the module's docstring. The first SPEAK after another mode starts a reply; LISTEN ends one.
+
+        Raises:
+            ValueError: the audio is not one float32 frame, or audio was given in SPEAK.
+        """
+        if mode is Mode.SPEAK:
+            if pcm is not None:
+                raise ValueError("SPEAK takes no audio: pass what the user says in IDLE steps")
+            return self._speak(state)
+        if pcm is None or pcm.shape != (FRAME_SIZE,) or pcm.dtype != np.float32:
+            what = "nothing" if pcm is None else f"{pcm.dtype} {pcm.shape}"
+            raise ValueError(f"expected one frame of float32 ({FRAME_SIZE},), got {what}")
+        codes = self._encode(pcm, state)
+        if mode is Mode.IDLE:
+            state.prefix.append(codes)
+            return StepOut()
+        return self._listen(codes, state)
+
+    def _encode(self, pcm: np.ndarray, state: State) -> np.ndarray:
+        state.encoder.inputs["mel32"][0] = analyse_mel32(pcm, state.history)
+        state.encoder.run()
+        return state.encoder.outputs["codes"][0, 0].copy()
+
+    def _listen(self, codes: np.ndarray, state: State) -> StepOut:
+        state.speaking = False
+        text = ""
+        for heard in (*state.prefix, codes):
+            inputs = state.step.inputs
+            inputs["mode"][:], inputs["user"][:] = 0, heard
+            inputs["text"][:], inputs["transcript"][:], inputs["agent"][:] = PAD, state.transcript, -1
+            self._advance(state)
+            state.transcript = greedy(state.step.outputs["transcript_logits"])
+            text += self._tokenizer.piece(state.transcript)
+        state.prefix.clear()
+        end_of_turn = sigmoid(float(state.step.outputs["turn_logits"][0, 0, 0]))
+        return StepOut(user_text=text, end_of_turn=end_of_turn)
+
+    def _speak(self, state: State) -> StepOut:
+        inputs, outputs = state.step.inputs, state.step.outputs
+        if not state.speaking:
+            self._start_reply(state)
+        inputs["mode"][:], inputs["user"][:] = 1, 0
+        inputs["transcript"][:] = state.transcript
+        state.transcript = PAD
+        self._advance(state)
+        state.reply_steps += 1
+        token = greedy(outputs["text_logits"])
+        inputs["text"][:] = token
+        pcm = None
+        if state.reply_steps > self._lead:
+            codes = self._sampler(outputs["agent_logits"])
+            inputs["agent"][0, 0] = codes
+            pcm = self._decode(codes, state)
+        done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
+        if done:
+            state.speaking = False
+        return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
+
+    def _start_reply(self, state: State) -> None:
+        state.speaking, state.reply_start, state.reply_steps = True, state.position, 0
+        state.step.inputs["text"][:], state.step.inputs["agent"][:] = BOS, -1
+        # what the user says during the reply is a new beginning for the encoder
+        state.encoder.reset()
+        state.history[:] = 0.0
+        state.prefix.clear()
+        state.decoder.reset()
+        state.sound = synthesis.new_synthesis_state()
+        for _ in range(2):
+            self._decode(self._silence, state)
+
+    def _decode(self, codes: np.ndarray, state: State) -> np.ndarray:
+        state.decoder.inputs["codes"][0, 0] = codes
+        state.decoder.run()
+        out = state.decoder.outputs
+        harmonic = out["harmonic_real"][0] + 1j * out["harmonic_imaginary"][0]
+        pcm = synthesis.synthesise(out["octave"][0], out["voicing"][0], harmonic, out["noise"][0], state.sound)
+        return np.clip(pcm, -1.0, 1.0)
+
+    def _advance(self, state: State) -> None:
+        """One S2S step; its keys and values go into the ring."""
+        inputs, outputs = state.step.inputs, state.step.outputs
+        inputs["position"][:] = state.position
+        state.step.run()
+        slot = state.position % self._window
+        inputs["keys"][:, :, :, slot] = outputs["new_keys"][:, :, :, 0]
+        inputs["values"][:, :, :, slot] = outputs["new_values"][:, :, :, 0]
+        inputs["mask"][..., slot] = 0.0
+        state.position += 1
+
+    def truncate_reply(self, state: State, heard_frames: int) -> None:
+        """Forget the part of the last reply that was not heard (barge-in).
+
+        Args:
+            state: the session's.
+            heard_frames: how many frames of the reply's audio were played.
+        """
+        keep = state.reply_start + min(max(heard_frames, 0) + self._lead, state.reply_steps)
+        for position in range(keep, state.reply_start + state.reply_steps):
+            state.step.inputs["mask"][..., position % self._window] = BLOCKED
+        state.position = keep
+        state.reply_steps = keep - state.reply_start
+        state.speaking = False

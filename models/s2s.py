@@ -1,0 +1,211 @@
+"""The S2S transformer: one step a frame, in text, in user transcript, in codec codes.
+
+* Temporal backbone: any ``transformers`` causal LM that takes ``inputs_embeds`` and the Cache interface (Llama-style
+  by default), so LoRA and pretrained text backbones apply unchanged.
+* Input of a frame is a sum: user codes (or a learned "nothing heard" vector while speaking), the text and transcript
+  pieces and agent codes of the step before, and the mode (listening or speaking).
+* Outputs: the agent's text (inner monologue: leads its audio by ``lead_frames``), the user's transcript, agent codes
+  (one softmax a quantiser dimension: codes are independent given the state), end-of-turn logits.
+* Codes are embedded by a small network over their dequantised values, so near codes start as near vectors.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
+from transformers.cache_utils import Cache
+
+from models.quantize import GroupedFSQ
+
+LISTEN, SPEAK = 0, 1
+N_TURN_LOGITS = 2  # the user has finished; the user is speaking in this frame
+
+
+def _llama(hidden: int = 256, layers: int = 6, heads: int = 4, kv_heads: int = 2, inner: int = 768) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": hidden // heads,
+        "intermediate_size": inner,
+        "max_position_embeddings": 1 << 20,
+        "vocab_size": 8,
+    }
+
+
+@dataclass(frozen=True)
+class S2SConfig:
+    """Everything needed to build the network."""
+
+    vocabulary: int
+    user_levels: tuple[tuple[int, ...], ...]
+    agent_levels: tuple[tuple[int, ...], ...]
+    lead_frames: int = 3  # agent audio of step t is frame t - lead_frames of the reply
+    transcript_delay_frames: int = 4  # a user word is written this long after its end
+    window: int = 1024  # frames of context
+    backbone: dict[str, Any] = field(default_factory=_llama)
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "lead_frames", "transcript_delay_frames", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"s2s config: {name} must be at least 1, got {getattr(self, name)}")
+        if "model_type" not in self.backbone:
+            raise ValueError("s2s config: backbone needs a model_type, for example llama or gpt2")
+
+
+@dataclass(frozen=True)
+class FrameInput:
+    """Inputs of T steps of B streams, all int64: mode, text, transcript [B, T]; user, agent codes [B, T, groups].
+
+    ``agent[..., 0] < 0`` means no agent audio yet; ``user`` is ignored where ``mode`` is SPEAK.
+    """
+
+    mode: Tensor
+    user: Tensor
+    text: Tensor
+    transcript: Tensor
+    agent: Tensor
+
+
+@dataclass(frozen=True)
+class FrameOutput:
+    """Logits: text, transcript [B, T, V]; agent [B, T, sum(levels)]; turn [B, T, N_TURN_LOGITS]."""
+
+    text: Tensor
+    transcript: Tensor
+    agent: Tensor
+    turn: Tensor
+
+
+class WindowCache(Cache):
+    """Keys and values given as plain tensors: what lets a transformers model run with an external ring buffer.
+
+    ``update`` hands the attention past and new entries together and keeps the new ones for the owner of the ring.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        """``keys``, ``values``: [layers, B, kv heads, W, head dim], in any order of time (keys hold their rotation)."""
+        super().__init__(layers=[])
+        self._past = (keys, values)
+        self.new_keys: list[Tensor] = []
+        self.new_values: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.new_keys.append(key_states)
+        self.new_values.append(value_states)
+        keys, values = self._past
+        return torch.cat([keys[layer_idx], key_states], dim=2), torch.cat([values[layer_idx], value_states], dim=2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return int(self._past[0].shape[3])
+
+
+class S2S(nn.Module):
+    """See the module's docstring. ``forward`` trains on whole sequences, ``step`` advances one frame."""
+
+    def __init__(self, config: S2SConfig) -> None:
+        super().__init__()
+        self.config = config
+        settings = dict(config.backbone)
+        backbone_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        backbone_config._attn_implementation = "sdpa"
+        self.backbone = AutoModel.from_config(backbone_config)
+        # text enters as embeddings of our own streams: the backbone's table is not used
+        self.backbone.set_input_embeddings(nn.Embedding(1, 1))
+        dim = backbone_config.hidden_size
+        self.user_fsq, self.agent_fsq = GroupedFSQ(config.user_levels), GroupedFSQ(config.agent_levels)
+        self.user_embed = nn.Sequential(nn.Linear(self.user_fsq.dims, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.agent_embed = nn.Sequential(nn.Linear(self.agent_fsq.dims, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.text_embed = nn.Embedding(config.vocabulary, dim)
+        self.transcript_embed = nn.Embedding(config.vocabulary, dim)
+        self.no_user, self.no_agent = nn.Parameter(torch.randn(dim) * 0.1), nn.Parameter(torch.randn(dim) * 0.1)
+        self.mode_embed = nn.Embedding(2, dim)
+        self.text_head, self.transcript_head = nn.Linear(dim, config.vocabulary), nn.Linear(dim, config.vocabulary)
+        self.turn_head = nn.Linear(dim, N_TURN_LOGITS)
+        self.agent_head = nn.Sequential(
+            nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, sum(map(sum, config.agent_levels)))
+        )
+        for table in (self.text_embed, self.transcript_embed, self.mode_embed):
+            nn.init.normal_(table.weight, std=0.1)
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """(layers, kv heads, head dim) of the key/value cache."""
+        c = self.backbone.config
+        heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+        size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        return c.num_hidden_layers, heads, size
+
+    def embed(self, frame: FrameInput) -> Tensor:
+        """Sum of all input streams, [B, T, D]."""
+        user = self.user_embed(self.user_fsq.dequantize(frame.user))
+        user = torch.where((frame.mode == SPEAK)[..., None], self.no_user, user)
+        agent = self.agent_embed(self.agent_fsq.dequantize(frame.agent.clamp_min(0)))
+        agent = torch.where(frame.agent[..., :1] < 0, self.no_agent, agent)
+        return (
+            user + agent + self.text_embed(frame.text) + self.transcript_embed(frame.transcript)
+            + self.mode_embed(frame.mode)
+        )  # fmt: skip
+
+    def heads(self, hidden: Tensor) -> FrameOutput:
+        return FrameOutput(
+            self.text_head(hidden), self.transcript_head(hidden), self.agent_head(hidden), self.turn_head(hidden)
+        )
+
+    def forward(self, frame: FrameInput, padding: Tensor | None = None) -> FrameOutput:
+        """Whole sequences from an empty context.
+
+        Args:
+            frame: inputs of T <= window steps.
+            padding: [B, T], 0 where a row has ended (at its end).
+        """
+        hidden = self.backbone(inputs_embeds=self.embed(frame), attention_mask=padding, use_cache=False)
+        return self.heads(hidden.last_hidden_state)
+
+    def step(
+        self, frame: FrameInput, keys: Tensor, values: Tensor, mask: Tensor, position: Tensor
+    ) -> tuple[FrameOutput, Tensor, Tensor]:
+        """One frame against a window of past keys and values.
+
+        Args:
+            frame: inputs with T = 1.
+            keys: [layers, B, kv heads, W, head dim]; ``values`` likewise.
+            values: see ``keys``.
+            mask: additive float [B, 1, 1, W + 1]; minus infinity (or very low) on unused slots; the last is this frame.
+            position: int64 [B, 1], steps since the session began.
+
+        Returns:
+            Logits, new key and new value slices [layers, B, kv heads, 1, head dim] for the owner of the ring to store.
+        """
+        cache = WindowCache(keys, values)
+        hidden = self.backbone(
+            inputs_embeds=self.embed(frame), attention_mask=mask, position_ids=position,
+            past_key_values=cache, use_cache=True,
+        ).last_hidden_state  # fmt: skip
+        return self.heads(hidden), torch.stack(cache.new_keys), torch.stack(cache.new_values)
+
+
+def agent_cross_entropy(logits: Tensor, codes: Tensor, fsq: GroupedFSQ) -> Tensor:
+    """Mean cross-entropy of every quantiser dimension, [..., dims], from logits [..., sum(levels)] and codes."""
+    indices = fsq.to_indices(codes)
+    parts = torch.split(logits, fsq.levels.tolist(), dim=-1)
+    return torch.stack(
+        [F.cross_entropy(part.flatten(0, -2), indices[..., dim].flatten(), reduction="none") for dim, part in enumerate(parts)],
+        dim=-1,
+    ).reshape(*indices.shape)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Any:
+    """Evaluation mode without gradients, restored afterwards."""
+    was = module.training
+    module.eval()
+    with torch.no_grad():
+        yield
+    module.train(was)

@@ -1,0 +1,111 @@
+"""Start the voice agent: `python run_agent.py --help`."""
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+STARTED_AT = time.monotonic()
+HERE = Path(__file__).resolve().parent
+DEFAULT_CONFIG = HERE / "configs" / "agent.yaml"
+BAD_INPUT = 2
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; exits with code 2 on a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="run_agent.py",
+        description="A real-time voice agent: talk to it through the microphone, or point any OpenAI Realtime client "
+        "at ws://HOST:PORT/v1/realtime.",
+    )
+    parser.add_argument("--codec", type=Path, metavar="PATH", help="codec artefacts (default: the shipped ones)")
+    parser.add_argument("--s2s", type=Path, metavar="PATH", help="speech model artefacts (default: the shipped ones)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: configs/agent.yaml)")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8765)")
+    parser.add_argument("--no-audio", action="store_true", help="do not use the microphone and the speaker")
+    parser.add_argument("--input", type=Path, metavar="F", help="answer this recording and exit; needs --output")
+    parser.add_argument("--output", type=Path, metavar="F", help="where the spoken answer goes (24 kHz mono WAV)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="single settings, such as vad.silence_duration_ms=400"
+    )
+    args = parser.parse_intermixed_args(argv)
+    if (args.input is None) != (args.output is None):
+        parser.error("--input and --output belong together")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the agent; returns the exit code, 2 for bad input."""
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    # imported here so that --help and wrong flags answer at once
+    from agent.errors import AgentError
+    from models.errors import ModelError
+
+    try:
+        if args.input is not None:
+            return _answer_file(args)
+        return _serve(args)
+    except (AgentError, ModelError) as exc:
+        print(f"run_agent.py: {exc}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from agent.config import load_config
+    from agent.daemon import Daemon
+    from models.runtime import Engine
+
+    flags = [
+        f"server.{name}={json.dumps(value)}" for name in ("host", "port") if (value := getattr(args, name)) is not None
+    ]
+    config = load_config(_config_path(args), [*args.overrides, *flags])
+    engine = Engine.load(*_artefacts(args))
+    daemon = Daemon(engine, config, audio=not args.no_audio, started_at=STARTED_AT)
+    asyncio.run(daemon.run(signals=True))
+    return 0
+
+
+def _answer_file(args: argparse.Namespace) -> int:
+    from agent.config import load_config
+    from agent.local import answer, read_audio, write_audio
+    from agent.worker import Worker
+    from models.runtime import Engine
+
+    config = load_config(_config_path(args), args.overrides)
+    question = read_audio(args.input)
+    engine = Engine.load(*_artefacts(args))
+
+    async def run() -> int:
+        async with Worker(engine) as worker:
+            result = await answer(worker, question, config.vad, config.turn, config.reply)
+        write_audio(args.output, result.pcm)
+        print(f"user: {result.user_text}")
+        print(f"agent: {result.reply_text}")
+        return 0
+
+    return asyncio.run(run())
+
+
+def _config_path(args: argparse.Namespace) -> Path | None:
+    if args.config is not None:
+        return Path(args.config)
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
+
+
+def _artefacts(args: argparse.Namespace) -> tuple[Path, Path]:
+    import models
+
+    shipped = Path(models.__file__).resolve().parent / "pretrained" / "coffee-en"
+    return args.codec or shipped / "codec", args.s2s or shipped / "s2s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

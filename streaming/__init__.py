@@ -1,0 +1,1 @@
+"""Audio and wire: frames, rings, resampling, voice activity, devices, playout and the realtime protocol (no torch)."""

@@ -1,0 +1,206 @@
+"""The session object of the Realtime protocol: its fields, their checks, the deep merge of ``session.update``.
+
+* Only what the server does is accepted. A value that is valid in the protocol but not served here is refused with a
+  code that says so (``unsupported_value``), never silently ignored - except texts that a speech model without
+  instructions cannot follow (``instructions``, ``tools``, ``voice``), which are kept and echoed because every client
+  library sends them.
+* The effective configuration is always complete: :meth:`SessionConfig.as_json` is what session.created carries.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Json = dict[str, Any]
+
+
+class RequestError(ValueError):
+    """A client message that cannot be honoured; becomes an ``error`` event and leaves the session open."""
+
+    def __init__(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.event_id = event_id
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PcmFormat(_Strict):
+    """16-bit little-endian mono PCM at 24 kHz, the only format served."""
+
+    type: Literal["audio/pcm"] = "audio/pcm"
+    rate: Literal[24000] = 24000
+
+
+class Transcription(_Strict):
+    """Asks for transcript events of the user's speech; the names are kept, the model has one recogniser."""
+
+    model: str | None = None
+    language: str | None = None
+    prompt: str | None = None
+
+
+class ServerVad(_Strict):
+    """Server-side turn detection. Times in milliseconds."""
+
+    type: Literal["server_vad"] = "server_vad"
+    threshold: float = Field(0.5, ge=0.0, le=1.0)
+    prefix_padding_ms: int = Field(300, ge=0, le=2_000)
+    silence_duration_ms: int = Field(500, ge=0, le=10_000)
+    idle_timeout_ms: None = None
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+class AudioInput(_Strict):
+    """What the client sends and how turns are found in it; ``turn_detection`` None is push to talk."""
+
+    format: PcmFormat = PcmFormat()
+    transcription: Transcription | None = None
+    noise_reduction: None = None
+    turn_detection: ServerVad | None = ServerVad()
+
+
+class AudioOutput(_Strict):
+    """What the client gets."""
+
+    format: PcmFormat = PcmFormat()
+    voice: str | Json = "agent"
+    speed: float = Field(1.0, ge=1.0, le=1.0)
+
+
+class Audio(_Strict):
+    """Both directions."""
+
+    input: AudioInput = AudioInput()
+    output: AudioOutput = AudioOutput()
+
+
+class SessionConfig(_Strict):
+    """The whole configuration of one session, as the client sees it."""
+
+    type: Literal["realtime"] = "realtime"
+    model: str = "local"
+    output_modalities: tuple[Literal["audio", "text"]] = ("audio",)
+    instructions: str = ""
+    max_output_tokens: int | Literal["inf"] = Field("inf")
+    tools: list[Json] = []
+    tool_choice: Literal["auto", "none"] = "auto"
+    parallel_tool_calls: bool | None = None
+    reasoning: Json | None = None
+    tracing: Literal["auto"] | Json | None = None
+    truncation: Literal["auto", "disabled"] | Json = "auto"
+    prompt: None = None
+    include: list[str] | None = None
+    audio: Audio = Audio()
+
+    @property
+    def text_only(self) -> bool:
+        """Whether responses are written and not spoken."""
+        return self.output_modalities == ("text",)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Limit of output tokens a response, None without limit."""
+        return None if self.max_output_tokens == "inf" else int(self.max_output_tokens)
+
+    def as_json(self, session_id: str, expires_at: int) -> Json:
+        """The session object of session.created and session.updated."""
+        body = self.model_dump(mode="json", exclude={"parallel_tool_calls", "reasoning"})
+        return {"object": "realtime.session", "id": session_id, "expires_at": expires_at, **body}
+
+
+_UNSUPPORTED = {
+    "audio.input.format": "only audio/pcm at 24000 Hz is supported",
+    "audio.output.format": "only audio/pcm at 24000 Hz is supported",
+    "audio.input.noise_reduction": "noise reduction is not supported yet; use null",
+    "audio.input.turn_detection.idle_timeout_ms": "idle timeouts are not supported yet; use null",
+    "audio.output.speed": "the speaking speed cannot be changed yet; use 1.0",
+    "tool_choice": "forcing a tool call is not supported; use 'auto' or 'none'",
+    "prompt": "stored prompts are not supported",
+}
+
+
+def merge(config: SessionConfig, update: object, *, spoken: bool) -> SessionConfig:
+    """Apply the ``session`` object of a session.update: present fields change, the others stay.
+
+    Args:
+        config: the effective configuration.
+        update: the decoded JSON value the client sent.
+        spoken: whether audio has been sent already (the voice is fixed from then on).
+
+    Raises:
+        RequestError: the update is malformed or asks for something that is not served; nothing has changed.
+    """
+    if not isinstance(update, dict):
+        raise RequestError("invalid_type", "'session' must be an object", "session")
+    kind = update.get("type", "realtime")
+    if kind == "transcription":
+        raise RequestError("unsupported_value", "transcription sessions are not supported", "session.type")
+    _check_turn_detection(update)
+    body = _deep_merge(config.model_dump(mode="json"), {k: v for k, v in update.items() if k not in ("id", "object")})
+    if body["model"] != config.model:
+        raise RequestError("immutable_field", "the model of a session cannot be changed", "session.model")
+    if body.get("instructions") is None:
+        body["instructions"] = ""
+    try:
+        merged = SessionConfig.model_validate(body)
+    except ValidationError as exc:
+        raise _request_error(exc, body) from exc
+    if isinstance(merged.max_output_tokens, int) and merged.max_output_tokens < 1:
+        raise RequestError("invalid_value", "max_output_tokens must be at least 1", "session.max_output_tokens")
+    if spoken and merged.audio.output.voice != config.audio.output.voice:
+        raise RequestError(
+            "cannot_update_voice", "the voice cannot change once audio was sent", "session.audio.output.voice"
+        )
+    return merged
+
+
+def _check_turn_detection(update: Json) -> None:
+    try:
+        kind = update["audio"]["input"]["turn_detection"]["type"]
+    except (KeyError, TypeError):
+        return
+    if kind == "semantic_vad":
+        raise RequestError(
+            "unsupported_value",
+            "semantic_vad is not supported yet; use server_vad or null",
+            "session.audio.input.turn_detection.type",
+        )
+
+
+def _deep_merge(old: Json, new: Json) -> Json:
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        merged[key] = _deep_merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _request_error(exc: ValidationError, body: Json) -> RequestError:
+    fault = exc.errors()[0]
+    path = _existing(fault["loc"], body)
+    param = ".".join(["session", *path])
+    if fault["type"] == "extra_forbidden":
+        return RequestError("unknown_parameter", f"unknown parameter {param!r}", param)
+    for length in range(len(path), 0, -1):
+        sentence = _UNSUPPORTED.get(".".join(path[:length]))
+        if sentence is not None:
+            return RequestError("unsupported_value", sentence, ".".join(["session", *path[:length]]))
+    return RequestError("invalid_value", f"{param}: {fault['msg']}", param)
+
+
+def _existing(location: tuple[int | str, ...], body: Any) -> list[str]:
+    """The part of a fault's location that exists in the body (the rest names union members)."""
+    path: list[str] = []
+    for part in location:
+        try:
+            body = body[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(str(part))
+    return path

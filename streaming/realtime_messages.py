@@ -1,0 +1,160 @@
+"""Client messages of the Realtime protocol: JSON text in, checked message objects out; and the shape of errors."""
+
+import base64
+import binascii
+import json
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from streaming.realtime_config import RequestError
+from streaming.resample import pcm16_to_float
+
+Json = dict[str, Any]
+
+
+class ClientMessage(BaseModel):
+    """Fields every client message has. Unknown fields are tolerated: newer clients send more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    type: str
+    event_id: str | None = Field(None, max_length=512)
+
+
+class SessionUpdate(ClientMessage):
+    """session.update."""
+
+    session: Json
+
+
+class AudioAppend(ClientMessage):
+    """input_audio_buffer.append; at most 15 MiB of base64."""
+
+    audio: str
+
+
+class AudioCommit(ClientMessage):
+    """input_audio_buffer.commit."""
+
+
+class AudioClear(ClientMessage):
+    """input_audio_buffer.clear."""
+
+
+class ItemCreate(ClientMessage):
+    """conversation.item.create."""
+
+    item: Json
+    previous_item_id: str | None = None
+
+
+class ItemRetrieve(ClientMessage):
+    """conversation.item.retrieve."""
+
+    item_id: str
+
+
+class ItemDelete(ClientMessage):
+    """conversation.item.delete."""
+
+    item_id: str
+
+
+class ItemTruncate(ClientMessage):
+    """conversation.item.truncate."""
+
+    item_id: str
+    content_index: int
+    audio_end_ms: int = Field(ge=0)
+
+
+class ResponseOptions(BaseModel):
+    """The ``response`` object of response.create; what the model cannot follow is checked by the protocol."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    conversation: str | None = None
+    input: list[Json] | None = None
+    output_modalities: list[Literal["audio", "text"]] | None = None
+    tool_choice: str | Json | None = None
+    max_output_tokens: int | Literal["inf"] | None = None
+    metadata: dict[str, str] | None = Field(None, max_length=16)
+
+
+class ResponseCreate(ClientMessage):
+    """response.create."""
+
+    response: ResponseOptions | None = None
+
+
+class ResponseCancel(ClientMessage):
+    """response.cancel."""
+
+    response_id: str | None = None
+
+
+_MESSAGES: dict[str, type[ClientMessage]] = {
+    "session.update": SessionUpdate,
+    "input_audio_buffer.append": AudioAppend,
+    "input_audio_buffer.commit": AudioCommit,
+    "input_audio_buffer.clear": AudioClear,
+    "conversation.item.create": ItemCreate,
+    "conversation.item.retrieve": ItemRetrieve,
+    "conversation.item.delete": ItemDelete,
+    "conversation.item.truncate": ItemTruncate,
+    "response.create": ResponseCreate,
+    "response.cancel": ResponseCancel,
+}
+
+
+def parse_message(message: str) -> ClientMessage:
+    """Read one client message.
+
+    Raises:
+        RequestError: it is no JSON object, its type is unknown or a field is wrong.
+    """
+    try:
+        body = json.loads(message)
+    except (ValueError, RecursionError) as exc:
+        raise RequestError("invalid_json", f"the message is not valid JSON: {exc}") from exc
+    if not isinstance(body, dict):
+        raise RequestError("invalid_type", "the message must be a JSON object")
+    event_id = body.get("event_id") if isinstance(body.get("event_id"), str) else None
+    kind = body.get("type")
+    if not isinstance(kind, str):
+        raise RequestError("missing_required_parameter", "the message has no 'type'", "type", event_id)
+    if kind == "output_audio_buffer.clear":
+        raise RequestError("unsupported_event", f"{kind} exists over WebRTC only", "type", event_id)
+    if kind not in _MESSAGES:
+        raise RequestError("unknown_event", f"unknown event type {kind[:100]!r}", "type", event_id)
+    try:
+        return _MESSAGES[kind].model_validate(body)
+    except ValidationError as exc:
+        fault = exc.errors()[0]
+        param = ".".join(str(part) for part in fault["loc"])
+        code = "missing_required_parameter" if fault["type"] == "missing" else "invalid_type"
+        raise RequestError(code, f"{kind}: {param}: {fault['msg']}", param, event_id) from exc
+
+
+def decode_audio(audio: object, param: str) -> np.ndarray:
+    """Base64 of 16-bit little-endian PCM -> float32 [n].
+
+    Raises:
+        RequestError: it is no base64 text, or an odd number of bytes.
+    """
+    if not isinstance(audio, str):
+        raise RequestError("invalid_type", f"{param} must be base64 text", param)
+    try:
+        data = base64.b64decode(audio, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise RequestError("invalid_audio", f"{param} is not valid base64", param) from exc
+    if len(data) % 2:
+        raise RequestError("invalid_audio", f"{param} has an odd number of bytes ({len(data)}); PCM is 16 bit", param)
+    return pcm16_to_float(data)
+
+
+def error_body(kind: str, code: str, message: str, param: str | None = None, event_id: str | None = None) -> Json:
+    """The ``error`` object of an error event; ``kind`` is "invalid_request_error" or "server_error"."""
+    return {"type": kind, "code": code, "message": message, "param": param, "event_id": event_id}

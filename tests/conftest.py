@@ -1,0 +1,36 @@
+"""What every test shares: one thread per library, no downloads, a seeded generator, the shipped models."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    """One compute thread (more only fight on small machines) and no model hub, set before torch is imported."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(20240)
+
+
+@pytest.fixture(scope="session")
+def shipped_models() -> Path:
+    """The shipped artefacts; their absence is a failure, because they are part of the repository."""
+    path = ROOT / "models" / "pretrained" / "coffee-en"
+    assert path.is_dir(), f"{path} is missing"
+    return path

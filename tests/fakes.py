@@ -1,0 +1,200 @@
+"""Fakes shared by tests: an engine with a scripted reply, and synthetic audio."""
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from models.runtime import Mode, StepOut
+from streaming.resample import float_to_pcm16
+
+SAMPLE_RATE = 24_000
+FRAME = 1_920
+
+
+@dataclass
+class FakeState:
+    """What one session did to the engine, in order."""
+
+    modes: list[Mode] = field(default_factory=list)
+    heard: list[np.ndarray] = field(default_factory=list)
+    truncations: list[int] = field(default_factory=list)
+    reply_step: int = 0
+    listened: int = 0
+
+
+class FakeEngine:
+    """An engine whose reply is a sine wave and whose words come one a step.
+
+    Args:
+        reply_frames: audio frames in a reply.
+        words: text of the reply.
+        lead_steps: first SPEAK steps that bring text but no audio.
+        step_s: seconds each step takes.
+        end_of_turn: probability reported while listening.
+        fail_at: number of the step of a session that raises.
+    """
+
+    sample_rate = SAMPLE_RATE
+    frame_size = FRAME
+    tail_frames = 3
+
+    def __init__(
+        self,
+        reply_frames: int = 10,
+        words: str = "sure one latte coming",
+        lead_steps: int = 4,
+        step_s: float = 0.0,
+        end_of_turn: float = 0.0,
+        fail_at: int | None = None,
+    ) -> None:
+        self.reply_frames = reply_frames
+        self.words = words.split()
+        self.lead_steps = lead_steps
+        self.step_s = step_s
+        self.end_of_turn = end_of_turn
+        self.fail_at = fail_at
+        self.states: list[FakeState] = []
+        self.threads: set[int] = set()
+
+    def new_state(self) -> FakeState:
+        self.states.append(FakeState())
+        return self.states[-1]
+
+    def step(self, pcm: np.ndarray | None, state: object, mode: Mode) -> StepOut:
+        assert isinstance(state, FakeState)
+        self.threads.add(threading.get_ident())
+        if self.step_s:
+            time.sleep(self.step_s)
+        state.modes.append(mode)
+        if self.fail_at is not None and len(state.modes) >= self.fail_at:
+            raise RuntimeError("the fake engine was told to fail")
+        if mode is Mode.SPEAK:
+            assert pcm is None
+            return self._speak(state)
+        if pcm is None or pcm.shape != (FRAME,) or pcm.dtype != np.float32:
+            raise ValueError("expected float32 [1920]")
+        if mode is Mode.LISTEN:
+            state.reply_step = 0
+            state.heard.append(pcm)
+            state.listened += 1
+            text = f" w{state.listened}" if state.listened % 5 == 1 else ""
+            return StepOut(None, "", text, self.end_of_turn, False)
+        return StepOut(None, "", "", 0.0, False)
+
+    def truncate_reply(self, state: object, heard_frames: int) -> None:
+        assert isinstance(state, FakeState)
+        state.truncations.append(heard_frames)
+        state.reply_step = 0
+
+    def _speak(self, state: FakeState) -> StepOut:
+        step = state.reply_step
+        state.reply_step += 1
+        text = ""
+        if step < len(self.words):
+            text = ("" if step == 0 else " ") + self.words[step]
+        frame = step - self.lead_steps
+        pcm = tone(FRAME, 220.0, frame * FRAME) if frame >= 0 else None
+        done = frame == self.reply_frames - 1
+        if done:
+            state.reply_step = 0
+        return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done)
+
+
+def tone(samples: int, hz: float = 220.0, start: int = 0, level: float = 0.3) -> np.ndarray:
+    """A sine wave, float32 [samples]."""
+    return (level * np.sin(2 * np.pi * hz * (np.arange(samples) + start) / SAMPLE_RATE)).astype(np.float32)
+
+
+def silence(seconds: float) -> np.ndarray:
+    """Zeros, float32 [n]."""
+    return np.zeros(int(seconds * SAMPLE_RATE), np.float32)
+
+
+def speech(seconds: float, level: float = 0.3) -> np.ndarray:
+    """Loud noise that the energy detector takes for speech, float32 [n]."""
+    rng = np.random.default_rng(7)
+    return (level * rng.uniform(-1.0, 1.0, int(seconds * SAMPLE_RATE))).astype(np.float32)
+
+
+def spoken_turn(seconds: float = 0.8, after_s: float = 0.8) -> np.ndarray:
+    """A little silence, speech, and the silence that ends the turn, float32 [n]."""
+    return np.concatenate([silence(0.4), speech(seconds), silence(after_s)])
+
+
+class FakeClock:
+    """Seconds that move only when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeClient:
+    """A WebSocket client without a socket: what it says is queued, what it is sent is kept.
+
+    Args:
+        model: the ``model`` of the URL.
+        reads: false for a client that never takes a message.
+    """
+
+    def __init__(self, model: str | None = None, reads: bool = True) -> None:
+        self.address = "test:1"
+        self.sent: list[dict[str, Any]] = []
+        self.closed: tuple[int, str] | None = None
+        self._model = model
+        self._reads = reads
+        self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        self._arrived = asyncio.Condition()
+
+    def query(self, name: str) -> str | None:
+        return self._model if name == "model" else None
+
+    async def receive(self) -> str | bytes | None:
+        return await self._messages.get()
+
+    async def send(self, text: str) -> None:
+        if not self._reads:
+            await asyncio.sleep(0)
+            raise TimeoutError
+        async with self._arrived:
+            self.sent.append(json.loads(text))
+            self._arrived.notify_all()
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+    # the test's side
+
+    def say(self, type: str, **fields: Any) -> None:
+        """Send a message of this type."""
+        self._messages.put_nowait(json.dumps({"type": type, **fields}))
+
+    def say_raw(self, message: str | bytes) -> None:
+        """Send anything."""
+        self._messages.put_nowait(message)
+
+    def speak(self, pcm: np.ndarray) -> None:
+        """Append audio, float32 [n]."""
+        self.say("input_audio_buffer.append", audio=base64.b64encode(float_to_pcm16(pcm)).decode())
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self._messages.put_nowait(None)
+
+    async def wait_for(self, type: str, count: int = 1) -> dict[str, Any]:
+        """The count-th message of this type, as soon as it was sent."""
+        async with asyncio.timeout(10.0), self._arrived:
+            await self._arrived.wait_for(lambda: self.types().count(type) >= count)
+        return [message for message in self.sent if message["type"] == type][count - 1]
+
+    def types(self) -> list[str]:
+        """Types of everything that was sent, in order."""
+        return [message["type"] for message in self.sent]

@@ -1,0 +1,48 @@
+"""The lead of a reply over its listener."""
+
+import pytest
+
+from agent.pacing import Pacer
+
+
+def test_without_a_limit_nothing_waits() -> None:
+    """No lead limit means no delay."""
+    pacer = Pacer(0.08, None)
+    for _ in range(100):
+        assert pacer.delay_s(5.0) == 0.0
+        pacer.sent(5.0)
+
+
+def test_the_lead_is_bounded() -> None:
+    """At one moment only as many frames leave as fit into the lead."""
+    pacer = Pacer(0.08, 0.4)
+    sent = 0
+    while pacer.delay_s(10.0) <= 0.0:
+        pacer.sent(10.0)
+        sent += 1
+    assert sent == 5
+    assert pacer.delay_s(10.0) == pytest.approx(0.08)
+    assert pacer.delay_s(10.08) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_an_underrun_shifts_the_schedule() -> None:
+    """A frame that comes too late is played from then on, and counted."""
+    pacer = Pacer(0.08, 0.4)
+    pacer.sent(0.0)
+    pacer.sent(1.0)
+    assert pacer.underruns == 1
+    assert pacer.heard_frames(1.04) == 2
+
+
+@pytest.mark.parametrize(("after_s", "heard"), [(0.0, 0), (0.01, 1), (0.08, 1), (0.2, 3), (9.0, 5)])
+def test_what_can_have_been_heard(after_s: float, heard: int) -> None:
+    """A begun frame counts as heard; never more than was sent."""
+    pacer = Pacer(0.08, None)
+    for _ in range(5):
+        pacer.sent(0.0)
+    assert pacer.heard_frames(after_s) == heard
+
+
+def test_nothing_sent_is_nothing_heard() -> None:
+    """Before the first frame nothing was heard."""
+    assert Pacer(0.08, None).heard_frames(1.0) == 0

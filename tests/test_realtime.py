@@ -1,0 +1,620 @@
+"""The Realtime protocol without I/O: golden message order, the session object, and every error."""
+
+import base64
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streaming import realtime_events as events
+from streaming.realtime import MAX_ITEMS, RealtimeProtocol
+from streaming.realtime_config import SessionConfig
+from tests.fakes import FRAME, tone
+
+MS = 24
+Json = dict[str, Any]
+
+
+def protocol(**update: Any) -> RealtimeProtocol:
+    """A greeted protocol with countable ids, optionally with an updated session."""
+    counts: Counter[str] = Counter()
+
+    def new_id(kind: str) -> str:
+        counts[kind] += 1
+        return f"{kind}_{counts[kind]}"
+
+    made = RealtimeProtocol(SessionConfig(), 1_790_000_000, new_id)
+    made.open()
+    if update:
+        made.receive(json.dumps({"type": "session.update", "session": {"type": "realtime", **update}}))
+    drain(made)
+    return made
+
+
+def drain(made: RealtimeProtocol) -> list[Json]:
+    return [json.loads(message.text) for message in made.messages_to_send()]
+
+
+def say(made: RealtimeProtocol, **body: Any) -> tuple[list[events.Command], list[Json]]:
+    """Send one client message; return commands and answers."""
+    commands = made.receive(json.dumps(body))
+    return commands, drain(made)
+
+
+def error_of(made: RealtimeProtocol, message: str | bytes) -> Json:
+    """The error a client message causes, and nothing else."""
+    assert made.receive(message) == []
+    (answer,) = drain(made)
+    assert answer["type"] == "error"
+    assert answer["event_id"].startswith("event_")
+    assert set(answer["error"]) == {"type", "code", "message", "param", "event_id"}
+    assert answer["error"]["message"]
+    return dict(answer["error"])
+
+
+def b64(pcm: np.ndarray) -> str:
+    return base64.b64encode((pcm * 32767).astype("<i2").tobytes()).decode()
+
+
+def play_turn(made: RealtimeProtocol) -> None:
+    made.send(events.UserStarted(1, 700 * MS))
+    made.send(events.UserStopped(1, 2_000 * MS))
+    made.send(events.AudioCommitted(1, 1_300 * MS))
+
+
+def play_reply(made: RealtimeProtocol, frames: int = 2) -> None:
+    made.send(events.ReplyStarted(1))
+    made.send(events.ReplyText("Sure,"))
+    for _ in range(frames):
+        made.send(events.ReplyAudio(tone(FRAME)))
+    made.send(events.ReplyText(" a latte."))
+
+
+TRANSCRIBED = {"audio": {"input": {"transcription": {"model": "x"}}}}
+OPENING = [
+    "response.created",
+    "response.output_item.added",
+    "conversation.item.added",
+    "response.content_part.added",
+]
+TURN = [
+    "input_audio_buffer.speech_started",
+    "input_audio_buffer.speech_stopped",
+    "input_audio_buffer.committed",
+    "conversation.item.added",
+    "conversation.item.done",
+]
+
+
+# --- golden sequences -------------------------------------------------------------------------------------------------
+
+
+def test_greeting_carries_the_whole_session() -> None:
+    """session.created comes first and holds every field clients read."""
+    made = RealtimeProtocol(SessionConfig(model="m"), 1_790_000_000)
+    made.open()
+    (message,) = drain(made)
+    session = message["session"]
+    assert message["type"] == "session.created"
+    assert session["id"].startswith("sess_")
+    assert {k: v for k, v in session.items() if k != "id"} == {
+        "object": "realtime.session",
+        "expires_at": 1_790_000_000,
+        "type": "realtime",
+        "model": "m",
+        "output_modalities": ["audio"],
+        "instructions": "",
+        "max_output_tokens": "inf",
+        "tools": [],
+        "tool_choice": "auto",
+        "tracing": None,
+        "truncation": "auto",
+        "prompt": None,
+        "include": None,
+        "audio": {
+            "input": {
+                "format": {"type": "audio/pcm", "rate": 24000},
+                "transcription": None,
+                "noise_reduction": None,
+                "turn_detection": {
+                    "type": "server_vad",
+                    "threshold": 0.5,
+                    "prefix_padding_ms": 300,
+                    "silence_duration_ms": 500,
+                    "idle_timeout_ms": None,
+                    "create_response": True,
+                    "interrupt_response": True,
+                },
+            },
+            "output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "agent", "speed": 1.0},
+        },
+    }
+
+
+def test_one_spoken_turn() -> None:
+    """The messages of a turn and its answer, in the order clients depend on."""
+    made = protocol()
+    play_turn(made)
+    play_reply(made)
+    made.send(events.ReplyDone("completed", None, events.Usage(10, 2, 2)))
+    sent = drain(made)
+    assert [message["type"] for message in sent] == [
+        *TURN,
+        *OPENING,
+        "response.output_audio_transcript.delta",
+        "response.output_audio.delta",
+        "response.output_audio.delta",
+        "response.output_audio_transcript.delta",
+        "response.output_audio.done",
+        "response.output_audio_transcript.done",
+        "response.content_part.done",
+        "conversation.item.done",
+        "response.output_item.done",
+        "response.done",
+    ]
+    assert len({message["event_id"] for message in sent}) == len(sent)
+    by_type = {message["type"]: message for message in sent}
+    user_item = {
+        "id": "item_1",
+        "object": "realtime.item",
+        "type": "message",
+        "status": "completed",
+        "role": "user",
+        "content": [{"type": "input_audio", "transcript": None}],
+    }
+    assert sent[0]["audio_start_ms"] == 700
+    assert sent[1]["audio_end_ms"] == 2_000
+    assert sent[2] | {"event_id": ""} == {
+        "type": "input_audio_buffer.committed",
+        "event_id": "",
+        "previous_item_id": None,
+        "item_id": "item_1",
+    }
+    assert sent[3]["item"] == sent[4]["item"] == user_item
+    assert by_type["response.created"]["response"]["status"] == "in_progress"
+    assert by_type["response.created"]["response"]["output"] == []
+    assert sent[6]["item"] == sent[7]["item"]
+    assert sent[6]["item"]["content"] == []
+    assert sent[6]["item"]["status"] == "in_progress"
+    assert sent[7]["previous_item_id"] == "item_1"
+    assert by_type["response.content_part.added"]["part"] == {"type": "audio", "transcript": ""}
+    assert len(base64.b64decode(by_type["response.output_audio.delta"]["delta"])) == 2 * FRAME
+    assert by_type["response.content_part.done"]["part"] == {"type": "audio", "transcript": "Sure, a latte."}
+    final = by_type["response.done"]["response"]
+    assert final["status"] == "completed"
+    assert final["status_details"] is None
+    assert final["output"][0]["content"] == [{"type": "output_audio", "transcript": "Sure, a latte."}]
+    assert final["usage"] == {
+        "total_tokens": 14,
+        "input_tokens": 10,
+        "output_tokens": 4,
+        "input_token_details": {
+            "text_tokens": 0,
+            "audio_tokens": 10,
+            "image_tokens": 0,
+            "cached_tokens": 0,
+            "cached_tokens_details": {"text_tokens": 0, "audio_tokens": 0, "image_tokens": 0},
+        },
+        "output_token_details": {"text_tokens": 2, "audio_tokens": 2},
+    }
+    for message in sent[9:15]:
+        assert (message["response_id"], message["item_id"]) == ("resp_1", "item_2")
+        assert (message["output_index"], message["content_index"]) == (0, 0)
+
+
+def test_an_interruption() -> None:
+    """The user is announced first, then the reply closes as incomplete and cancelled, with usage."""
+    made = protocol()
+    play_turn(made)
+    play_reply(made)
+    drain(made)
+    made.send(events.UserStarted(2, 3_000 * MS))
+    made.send(events.ReplyDone("cancelled", "turn_detected", events.Usage(10, 2, 2)))
+    sent = drain(made)
+    assert [message["type"] for message in sent] == [
+        "input_audio_buffer.speech_started",
+        "response.output_audio.done",
+        "response.output_audio_transcript.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.done",
+    ]
+    assert sent[4]["item"]["status"] == "incomplete"
+    response = sent[5]["response"]
+    assert response["status"] == "cancelled"
+    assert response["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
+    assert response["usage"]["total_tokens"] == 14
+
+
+def test_a_written_response() -> None:
+    """With text output the content part and the deltas are text."""
+    made = protocol()
+    made.send(events.ReplyStarted(1, text_only=True))
+    made.send(events.ReplyText("Sure."))
+    made.send(events.ReplyDone("completed"))
+    sent = drain(made)
+    assert [message["type"] for message in sent] == [
+        *OPENING,
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "conversation.item.done",
+        "response.output_item.done",
+        "response.done",
+    ]
+    assert sent[3]["part"] == {"type": "text", "text": ""}
+    assert sent[5]["text"] == "Sure."
+    assert sent[-1]["response"]["output"][0]["content"] == [{"type": "output_text", "text": "Sure."}]
+
+
+def test_metadata_and_limit_are_echoed() -> None:
+    """response.create's metadata comes back, so that clients can match their request."""
+    made = protocol()
+    made.send(events.ReplyStarted(1, metadata={"client_event_id": "7"}, max_output_tokens=50))
+    response = drain(made)[0]["response"]
+    assert response["metadata"] == {"client_event_id": "7"}
+    assert response["max_output_tokens"] == 50
+
+
+def test_audio_is_marked_with_its_reply() -> None:
+    """Only audio deltas carry the reply's number: they alone may be dropped at the last hop."""
+    made = protocol()
+    made.send(events.ReplyStarted(7))
+    made.send(events.ReplyText("a"))
+    made.send(events.ReplyAudio(tone(FRAME)))
+    assert [message.reply for message in made.messages_to_send()] == [None] * 5 + [7]
+
+
+# --- transcription ----------------------------------------------------------------------------------------------------
+
+
+def test_transcript_only_when_asked_for() -> None:
+    """Without audio.input.transcription the user's words stay inside."""
+    made = protocol()
+    play_turn(made)
+    drain(made)
+    made.send(events.UserText(1, "a latte"))
+    made.send(events.UserTextDone(1))
+    assert drain(made) == []
+
+
+def test_transcript_of_a_turn() -> None:
+    """Words that came before the item wait for it; the rest follow; the whole comes at the end."""
+    made = protocol(**TRANSCRIBED)
+    made.send(events.UserStarted(1, 700 * MS))
+    made.send(events.UserText(1, " a"))
+    assert [message["type"] for message in drain(made)] == ["input_audio_buffer.speech_started"]
+    made.send(events.UserStopped(1, 2_000 * MS))
+    made.send(events.AudioCommitted(1, 1_300 * MS))
+    made.send(events.UserText(1, " latte"))
+    made.send(events.UserTextDone(1))
+    sent = drain(made)[4:]
+    kind = "conversation.item.input_audio_transcription"
+    assert [message["type"] for message in sent] == [f"{kind}.delta", f"{kind}.delta", f"{kind}.completed"]
+    assert sent[2]["transcript"] == "a latte"
+    assert sent[2]["item_id"] == "item_1"
+    assert sent[2]["usage"] == {"type": "duration", "seconds": 1.3}
+    (retrieved,) = say(made, type="conversation.item.retrieve", item_id="item_1")[1]
+    assert retrieved["item"]["content"][0]["transcript"] == "a latte"
+
+
+# --- session.update ---------------------------------------------------------------------------------------------------
+
+
+def test_update_is_a_deep_merge() -> None:
+    """Only fields that are present change, at any depth."""
+    made = protocol(instructions="be brief", **TRANSCRIBED)
+    commands, (answer,) = say(
+        made,
+        type="session.update",
+        session={"type": "realtime", "audio": {"input": {"turn_detection": {"silence_duration_ms": 300}}}},
+    )
+    assert answer["type"] == "session.updated"
+    audio = answer["session"]["audio"]["input"]
+    assert audio["turn_detection"]["silence_duration_ms"] == 300
+    assert audio["turn_detection"]["threshold"] == 0.5
+    assert audio["transcription"]["model"] == "x"
+    assert answer["session"]["instructions"] == "be brief"
+    assert isinstance(commands[0], events.ConfigureSession)
+    assert commands[0].config == made.config
+
+
+@pytest.mark.parametrize(
+    ("update", "field", "value"),
+    [
+        ({"instructions": ""}, "instructions", ""),
+        ({"tools": []}, "tools", []),
+        ({"output_modalities": ["text"]}, "output_modalities", ["text"]),
+        ({"max_output_tokens": 100}, "max_output_tokens", 100),
+        ({"id": "sess_other", "object": "realtime.session"}, "id", "sess_1"),
+    ],
+)
+def test_fields_that_can_be_set(update: Json, field: str, value: Any) -> None:
+    """Cleared and changed fields come back as they now are."""
+    made = protocol(instructions="x", tools=[{"type": "function", "name": "f"}])
+    (answer,) = say(made, type="session.update", session=update)[1]
+    assert answer["session"][field] == value
+
+
+def test_turn_detection_can_be_switched_off_and_on() -> None:
+    """null is push to talk; an object afterwards starts from the defaults."""
+    made = protocol(audio={"input": {"turn_detection": None}})
+    assert made.config.audio.input.turn_detection is None
+    say(made, type="session.update", session={"audio": {"input": {"turn_detection": {"type": "server_vad"}}}})
+    assert made.config.audio.input.turn_detection is not None
+
+
+@pytest.mark.parametrize(
+    ("update", "code", "param"),
+    [
+        ({"type": "transcription"}, "unsupported_value", "session.type"),
+        ({"model": "other"}, "immutable_field", "session.model"),
+        ({"nonsense": 1}, "unknown_parameter", "session.nonsense"),
+        ({"audio": {"input": {"nonsense": 1}}}, "unknown_parameter", "session.audio.input.nonsense"),
+        ({"audio": {"input": {"format": {"type": "audio/pcmu"}}}}, "unsupported_value", "session.audio.input.format"),
+        ({"audio": {"output": {"format": {"rate": 16000}}}}, "unsupported_value", "session.audio.output.format"),
+        (
+            {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "low"}}}},
+            "unsupported_value",
+            "session.audio.input.turn_detection.type",
+        ),
+        (
+            {"audio": {"input": {"turn_detection": {"threshold": 3}}}},
+            "invalid_value",
+            "session.audio.input.turn_detection.threshold",
+        ),
+        (
+            {"audio": {"input": {"turn_detection": {"idle_timeout_ms": 5000}}}},
+            "unsupported_value",
+            "session.audio.input.turn_detection.idle_timeout_ms",
+        ),
+        (
+            {"audio": {"input": {"noise_reduction": {"type": "near_field"}}}},
+            "unsupported_value",
+            "session.audio.input.noise_reduction",
+        ),
+        ({"audio": {"output": {"speed": 1.5}}}, "unsupported_value", "session.audio.output.speed"),
+        ({"audio": "loud"}, "invalid_value", "session.audio"),
+        ({"output_modalities": ["audio", "text"]}, "invalid_value", "session.output_modalities"),
+        ({"tool_choice": "required"}, "unsupported_value", "session.tool_choice"),
+        ({"max_output_tokens": 0}, "invalid_value", "session.max_output_tokens"),
+        ({"max_output_tokens": "lots"}, "invalid_value", "session.max_output_tokens"),
+        ({"prompt": {"id": "p"}}, "unsupported_value", "session.prompt"),
+    ],
+)
+def test_updates_that_are_refused(update: Json, code: str, param: str) -> None:
+    """A refused update names its field and changes nothing."""
+    made = protocol()
+    before = made.config
+    error = error_of(made, json.dumps({"type": "session.update", "event_id": "mine", "session": update}))
+    assert (error["code"], error["param"], error["event_id"]) == (code, param, "mine")
+    assert error["type"] == "invalid_request_error"
+    assert made.config == before
+
+
+def test_the_voice_is_fixed_once_it_was_heard() -> None:
+    """The voice may be chosen before the first audio, not after it."""
+    made = protocol(audio={"output": {"voice": "marin"}})
+    play_reply(made)
+    made.send(events.ReplyDone("completed"))
+    drain(made)
+    update = {"audio": {"output": {"voice": "cedar"}}}
+    assert error_of(made, json.dumps({"type": "session.update", "session": update}))["code"] == "cannot_update_voice"
+
+
+# --- messages that cannot be read -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("{", "invalid_json"),
+        ("", "invalid_json"),
+        ("[" * 100_000, "invalid_json"),
+        ("[]", "invalid_type"),
+        ("17", "invalid_type"),
+        ("{}", "missing_required_parameter"),
+        ('{"type": 3}', "missing_required_parameter"),
+        ('{"type": "response.fly"}', "unknown_event"),
+        ('{"type": "output_audio_buffer.clear"}', "unsupported_event"),
+        ('{"type": "input_audio_buffer.append"}', "missing_required_parameter"),
+        ('{"type": "input_audio_buffer.append", "audio": 5}', "invalid_type"),
+        ('{"type": "input_audio_buffer.append", "audio": "no base64!"}', "invalid_audio"),
+        ('{"type": "input_audio_buffer.append", "audio": "AAAA"}', "invalid_audio"),
+        ('{"type": "input_audio_buffer.commit", "event_id": 5}', "invalid_type"),
+        ('{"type": "session.update"}', "missing_required_parameter"),
+        ('{"type": "session.update", "session": "s"}', "invalid_type"),
+        ('{"type": "response.create", "response": {"output_modalities": ["smell"]}}', "invalid_type"),
+        ('{"type": "response.create", "response": {"output_modalities": ["audio", "text"]}}', "invalid_value"),
+        ('{"type": "response.create", "response": {"conversation": "none"}}', "unsupported_value"),
+        ('{"type": "response.create", "response": {"input": [{"type": "message"}]}}', "unsupported_value"),
+        ('{"type": "response.create", "response": {"tool_choice": "required"}}', "unsupported_value"),
+        ('{"type": "response.create", "response": {"max_output_tokens": -1}}', "invalid_value"),
+        ('{"type": "response.cancel", "response_id": "resp_9"}', "response_cancel_not_active"),
+        ('{"type": "conversation.item.retrieve", "item_id": "none"}', "item_not_found"),
+        ('{"type": "conversation.item.delete", "item_id": "none"}', "item_not_found"),
+        ('{"type": "conversation.item.truncate", "item_id": "x", "content_index": 0}', "missing_required_parameter"),
+        (b"\x00\x01", "invalid_message"),
+    ],
+)
+def test_bad_messages(message: str | bytes, code: str) -> None:
+    """Each gets one error, and the next good message works."""
+    made = protocol()
+    assert error_of(made, message)["code"] == code
+    (command,), answers = say(made, type="input_audio_buffer.append", audio=b64(tone(100)))
+    assert isinstance(command, events.AppendAudio)
+    assert answers == []
+
+
+def test_appended_audio_is_decoded() -> None:
+    """Sixteen-bit samples arrive as floats."""
+    (command,), _ = say(protocol(), type="input_audio_buffer.append", audio=b64(np.array([0.5, -0.5], np.float32)))
+    assert isinstance(command, events.AppendAudio)
+    np.testing.assert_allclose(command.pcm, [0.5, -0.5], atol=1e-3)
+
+
+def test_commands_carry_the_clients_event_id() -> None:
+    """An error that is found later can still name the message that caused it."""
+    made = protocol()
+    (commit,), _ = say(made, type="input_audio_buffer.commit", event_id="c1")
+    assert commit == events.CommitAudio("c1")
+    made.send(events.Refused("input_audio_buffer_commit_empty", "empty", event_id="c1"))
+    (answer,) = drain(made)
+    assert answer["error"]["event_id"] == "c1"
+
+
+def test_response_create_takes_over_the_sessions_settings() -> None:
+    """What the request does not say comes from the session."""
+    made = protocol(output_modalities=["text"], max_output_tokens=40)
+    (command,), _ = say(made, type="response.create")
+    assert command == events.CreateResponse(text_only=True, max_output_tokens=40)
+    (command,), _ = say(made, type="response.create", response={"output_modalities": ["audio"], "metadata": {"a": "b"}})
+    assert command == events.CreateResponse(False, 40, {"a": "b"})
+
+
+# --- items ------------------------------------------------------------------------------------------------------------
+
+
+def finished_reply(made: RealtimeProtocol) -> str:
+    """Play one reply of two frames (160 ms) and return its item's id."""
+    play_reply(made)
+    made.send(events.ReplyDone("completed"))
+    done = drain(made)[-1]
+    return str(done["response"]["output"][0]["id"])
+
+
+def test_a_spoken_item_can_be_added() -> None:
+    """An item with audio keeps the client's id and reaches the model."""
+    made = protocol()
+    item = {
+        "id": "mine",
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_audio", "audio": b64(tone(480))}],
+    }
+    (command,), answers = say(made, type="conversation.item.create", item=item)
+    assert isinstance(command, events.HearItem)
+    assert command.pcm.size == 480
+    assert [(a["type"], a["item"]["id"]) for a in answers] == [
+        ("conversation.item.added", "mine"),
+        ("conversation.item.done", "mine"),
+    ]
+    error = error_of(made, json.dumps({"type": "conversation.item.create", "item": item}))
+    assert error["code"] == "item_exists"
+
+
+@pytest.mark.parametrize(
+    ("item", "code"),
+    [
+        ({"type": "function_call_output", "call_id": "c", "output": "x"}, "unsupported_item"),
+        ({"type": "message", "role": "assistant", "content": []}, "unsupported_item"),
+        ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}, "unsupported_content"),
+        ({"type": "message", "role": "user", "content": "hi"}, "unsupported_content"),
+        ({"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": ""}]}, "invalid_audio"),
+        ({"type": "message", "role": "user", "content": [{"type": "input_audio"}]}, "invalid_type"),
+        (
+            {"id": "x" * 300, "type": "message", "role": "user", "content": [{"type": "input_audio", "audio": "AAA="}]},
+            "invalid_value",
+        ),
+    ],
+)
+def test_items_that_cannot_be_added(item: Json, code: str) -> None:
+    """The model hears; it does not read."""
+    assert error_of(protocol(), json.dumps({"type": "conversation.item.create", "item": item}))["code"] == code
+
+
+def test_delete_and_retrieve() -> None:
+    """A deleted item is gone."""
+    made = protocol()
+    item_id = finished_reply(made)
+    (retrieved,) = say(made, type="conversation.item.retrieve", item_id=item_id)[1]
+    assert retrieved["item"]["content"][0]["transcript"] == "Sure, a latte."
+    (deleted,) = say(made, type="conversation.item.delete", item_id=item_id)[1]
+    assert (deleted["type"], deleted["item_id"]) == ("conversation.item.deleted", item_id)
+    assert error_of(made, f'{{"type": "conversation.item.retrieve", "item_id": "{item_id}"}}')["code"] == (
+        "item_not_found"
+    )
+
+
+def test_truncate_trims_the_transcript() -> None:
+    """What was not heard leaves the transcript, and the engine is told."""
+    made = protocol()
+    item_id = finished_reply(made)
+    commands, (answer,) = say(
+        made, type="conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=100
+    )
+    assert commands == [events.TruncateReply(2_400)]
+    assert answer["type"] == "conversation.item.truncated"
+    assert answer["audio_end_ms"] == 100
+    (retrieved,) = say(made, type="conversation.item.retrieve", item_id=item_id)[1]
+    assert retrieved["item"]["content"][0]["transcript"] == "Sure,"
+
+
+@pytest.mark.parametrize(
+    ("index", "end_ms", "code"), [(0, 161, "audio_end_ms_too_large"), (1, 100, "invalid_value"), (0, -1, "invalid_type")]
+)
+def test_truncations_that_are_refused(index: int, end_ms: int, code: str) -> None:
+    """Nothing longer than what was said, and only the one part there is."""
+    made = protocol()
+    item_id = finished_reply(made)
+    message = {
+        "type": "conversation.item.truncate",
+        "item_id": item_id,
+        "content_index": index,
+        "audio_end_ms": end_ms,
+    }
+    assert error_of(made, json.dumps(message))["code"] == code
+
+
+def test_an_item_being_spoken_is_left_alone() -> None:
+    """The running reply can be cancelled, not deleted or truncated."""
+    made = protocol()
+    play_reply(made)
+    drain(made)
+    assert error_of(made, '{"type": "conversation.item.delete", "item_id": "item_1"}')["code"] == "item_in_progress"
+    message = {"type": "conversation.item.truncate", "item_id": "item_1", "content_index": 0, "audio_end_ms": 10}
+    assert error_of(made, json.dumps(message))["code"] == "item_in_progress"
+
+
+def test_a_users_item_cannot_be_truncated() -> None:
+    """Only the assistant's speech can have been cut short."""
+    made = protocol()
+    play_turn(made)
+    drain(made)
+    message = {"type": "conversation.item.truncate", "item_id": "item_1", "content_index": 0, "audio_end_ms": 10}
+    assert error_of(made, json.dumps(message))["code"] == "invalid_item"
+
+
+def test_the_conversation_is_bounded() -> None:
+    """After many turns the oldest items are gone and memory stays flat."""
+    made = protocol()
+    for turn in range(1, MAX_ITEMS + 3):
+        made.send(events.AudioCommitted(turn, 0))
+        made.send(events.UserTextDone(turn))
+    drain(made)
+    assert error_of(made, '{"type": "conversation.item.retrieve", "item_id": "item_1"}')["code"] == "item_not_found"
+    assert len(made._items) == MAX_ITEMS
+    assert not made._turns
+
+
+def test_clearing_forgets_the_turn() -> None:
+    """After a clear the words of the dropped turn go nowhere."""
+    made = protocol(**TRANSCRIBED)
+    made.send(events.UserStarted(1, 0))
+    made.send(events.AudioCleared(1))
+    made.send(events.UserText(1, "hello"))
+    made.send(events.UserTextDone(1))
+    assert [message["type"] for message in drain(made)] == [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.cleared",
+    ]
+
+
+def test_a_server_fault_says_so() -> None:
+    """Faults of the server are server_error, faults of the client invalid_request_error."""
+    made = protocol()
+    made.send(events.Broken("internal_error", "the model failed"))
+    (answer,) = drain(made)
+    assert answer["error"]["type"] == "server_error"

@@ -1,0 +1,218 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training import tts
+from training.phones import ARPABET, PHONES, SILENCE, UNKNOWN, align, espeak_to_arpabet, radio_to_arpabet
+from training.tts import SAMPLE_RATE, Segment, TtsError, Utterance, VoiceSpec, finish, synthesise, tile
+from training.tts_espeak import ACCENTS, variants
+from training.tts_festival import parse_labels
+
+TEXT = "i would like a small sweet latte for six please"
+VOICES = (
+    "espeak:en-us+f3?rate=170&pitch=45",
+    "espeak:en-gb+m3?gap=4",
+    "flite:kal16?stretch=1.1",
+    "flite:rms",
+    "festival:slt",
+)
+
+
+def _power(utterance: Utterance, inside: bool) -> float:
+    mask = np.zeros(len(utterance.pcm), bool)
+    for name, start, end in utterance.phones:
+        if name != SILENCE:
+            mask[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = True
+    return float(np.mean(np.square(utterance.pcm[mask if inside else ~mask]))) if (mask == inside).any() else 0.0
+
+
+def _centroid(utterance: Utterance, wanted: str) -> float:
+    """Mean spectral centre of all phones of one name, in Hz."""
+    centres = []
+    for name, start, end in utterance.phones:
+        if name == wanted:
+            piece = utterance.pcm[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+            power = np.abs(np.fft.rfft(piece * np.hanning(len(piece)))) ** 2
+            centres.append(float((power * np.fft.rfftfreq(len(piece), 1 / SAMPLE_RATE)).sum() / power.sum()))
+    return float(np.mean(centres))
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_words_and_phones_lie_where_the_sound_is(voice: str) -> None:
+    """Sound is at least 15 dB stronger inside the words, and each s hisses while each vowel does not."""
+    said = synthesise(TEXT, voice)
+    assert said.pcm.dtype == np.float32
+    assert [w[0] for w in said.words] == TEXT.split()
+    assert all(a[2] <= b[1] + 1e-6 for a, b in zip(said.words, said.words[1:], strict=False))
+    assert all(0.02 < end - start < 1.0 for _, start, end in said.words)
+    assert _power(said, True) > 30 * _power(said, False)
+    assert _centroid(said, "S") > 3500 > 1800 > _centroid(said, "IY")
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_phones_tile_the_trimmed_audio(voice: str) -> None:
+    """Phones are ARPAbet, leave no gap, and at most 50 ms of silence precede and 100 ms follow the speech."""
+    said = synthesise(TEXT, voice)
+    assert {p[0] for p in said.phones} <= set(PHONES)
+    assert said.phones[0][1] == 0.0
+    assert said.phones[-1][2] == pytest.approx(said.duration_s, abs=1e-6)
+    assert all(a[2] == pytest.approx(b[1], abs=1e-9) for a, b in zip(said.phones, said.phones[1:], strict=False))
+    start, end = said.speech_span
+    assert start <= 0.0501
+    assert said.duration_s - end <= 0.1001
+    speech = said.pcm[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    assert np.sqrt(np.mean(np.square(speech))) <= tts.SPEECH_RMS * 1.02
+    assert np.abs(said.pcm).max() <= tts.PEAK_LIMIT + 1e-3
+
+
+def test_every_engine_says_latte_right() -> None:
+    """The lexicon of flite and festival reads latte as lat; our addition corrects it."""
+    for voice in ("flite:kal16", "festival:slt", "espeak:en-us"):
+        phones = [p[0] for p in synthesise("latte", voice).phones if p[0] != SILENCE]
+        assert phones == ["L", "AA", "T", "EY"], voice
+
+
+def test_flite_options_act_and_do_not_leak_into_the_next_utterance() -> None:
+    """A stretch lengthens one utterance only, also when the strings that named it are gone."""
+    plain = synthesise(TEXT, "flite:kal16").duration_s
+    for factor in (0.8, 1.3):
+        assert synthesise(TEXT, f"flite:kal16?stretch={factor * 1.0}").duration_s != pytest.approx(plain, rel=0.02)
+        assert synthesise(TEXT, "flite:kal16").duration_s == pytest.approx(plain, rel=1e-3)
+    slow, quick = (synthesise(TEXT, f"flite:rms?stretch={f}").duration_s for f in (1.3, 0.8))
+    assert slow / quick == pytest.approx(1.3 / 0.8, rel=0.06)
+
+
+def test_espeak_keeps_words_apart_that_it_speaks_as_a_group() -> None:
+    """In "for a" and "of the" each word still has its own time."""
+    text = "two pumps of the vanilla for a dollar"
+    said = synthesise(text, "espeak:en-us")
+    assert [w[0] for w in said.words] == text.split()
+    assert all(end > start for _, start, end in said.words)
+
+
+def test_numbers_and_dashes_keep_one_time_per_written_word() -> None:
+    """Words are those of text.split(), however the engine reads them aloud."""
+    text = "Sure, that's $3.50 for twenty-four lattes -- anything else?"
+    for voice in ("festival:slt", "flite:kal16", "espeak:en-us"):
+        said = synthesise(text, voice)
+        assert [w[0] for w in said.words] == text.split(), voice
+        price = said.words[2]
+        assert 0.7 < price[2] - price[1] < 2.0, voice
+
+
+def test_variants_are_many_and_none_whispers() -> None:
+    """There are dozens of variants; the novelty ones are left out."""
+    names = variants()
+    assert len(names) > 60
+    assert not {"whisper", "whisperf", "croak", "robosoft", "UniRobot"} & set(names)
+
+
+@pytest.mark.parametrize("accent", ACCENTS)
+def test_every_accent_uses_known_phonemes_only(accent: str) -> None:
+    """The map covers what espeak-ng says in each accent."""
+    before = set(UNKNOWN)
+    text = "the quick brown fox thinks very hard about her poor lazy dog near there for an hour with pure joy"
+    said = synthesise(f"{text} measure church judge little button", f"espeak:{accent}")
+    assert set(UNKNOWN) == before
+    assert len(said.words) == len(text.split()) + 5
+
+
+@pytest.mark.parametrize(
+    ("voice", "reason"),
+    [
+        ("slt", "expected engine:voice"),
+        ("nobody:slt", "unknown speech engine"),
+        ("flite:nobody", "no voice"),
+        ("espeak:xx-nowhere", "no voice"),
+        ("festival:slt) (quit", "no voice"),
+        ("espeak:en-us?rate=fast", "no number"),
+        ("espeak:en-us?rate=9000", "outside"),
+        ("flite:rms?speed=2", "unknown option"),
+        ("flite:rms?stretch", "has no value"),
+    ],
+)
+def test_a_wrong_voice_is_named(voice: str, reason: str) -> None:
+    """Each mistake in a voice string says what is wrong."""
+    with pytest.raises(TtsError, match=reason):
+        synthesise("hello", voice)
+
+
+def test_empty_text_is_refused() -> None:
+    """There is nothing to say."""
+    with pytest.raises(TtsError, match="empty"):
+        synthesise("  ", "espeak:en-us")
+
+
+def test_slow_engines_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call reads the file; a broken file is made again."""
+    calls: list[str] = []
+
+    def fake(text: str, spec: VoiceSpec) -> Utterance:
+        calls.append(text)
+        pcm = np.sin(np.arange(24000) / 20).astype(np.float32)
+        return Utterance(pcm, (("hi", 0.2, 0.8),), (("SIL", 0.0, 0.2), ("AY", 0.2, 0.8), ("SIL", 0.8, 1.0)))
+
+    monkeypatch.setitem(tts._ENGINES, "festival", fake)
+    first = synthesise("hi", "festival:slt", tmp_path)
+    second = synthesise("hi", "festival:slt", tmp_path)
+    assert calls == ["hi"]
+    assert second.words == first.words and second.phones == first.phones
+    assert np.abs(second.pcm - first.pcm).max() < 1e-4
+    next(tmp_path.glob("*.npz")).write_bytes(b"PK\x03\x04 cut short")
+    synthesise("hi", "festival:slt", tmp_path)
+    assert calls == ["hi", "hi"]
+
+
+def test_finish_trims_and_moves_times() -> None:
+    """A second of silence before the word is cut to 50 ms."""
+    pcm = np.zeros(3 * SAMPLE_RATE, np.float32)
+    pcm[SAMPLE_RATE : 2 * SAMPLE_RATE] = 0.01
+    done = finish(Utterance(pcm, (("oh", 1.0, 2.0),), (("OW", 1.0, 2.0),)))
+    assert done.words == (("oh", pytest.approx(0.05), pytest.approx(1.05)),)
+    assert done.duration_s == pytest.approx(1.15)
+    assert np.sqrt(np.mean(np.square(done.pcm[2400:24000]))) == pytest.approx(0.1, rel=0.01)
+
+
+def test_finish_refuses_silence() -> None:
+    """A synthesiser that returns zeros has failed."""
+    with pytest.raises(TtsError, match="silence"):
+        finish(Utterance(np.zeros(9600, np.float32), (("oh", 0.1, 0.3),), (("OW", 0.1, 0.3),)))
+
+
+def test_tile_fills_gaps_and_joins_silence() -> None:
+    """Silences that touch become one; an empty phone disappears."""
+    phones: tuple[Segment, ...] = (("SIL", 0.1, 0.2), ("AA", 0.3, 0.5), ("B", 0.5, 0.5), ("SIL", 0.5, 0.6))
+    assert tile(phones, 1.0) == (("SIL", 0.0, 0.3), ("AA", 0.3, 0.5), ("SIL", 0.5, 1.0))
+
+
+def test_phone_maps() -> None:
+    """R-coloured vowels keep their r in rhotic accents only; flaps and schwas become plain phones."""
+    assert espeak_to_arpabet("A@", rhotic=True) == ("AA", "R")
+    assert espeak_to_arpabet("A@", rhotic=True, before_r=True) == ("AA",)
+    assert espeak_to_arpabet("A@", rhotic=False) == ("AA",)
+    assert espeak_to_arpabet("_:", rhotic=True) == (SILENCE,)
+    assert [radio_to_arpabet(p) for p in ("ax", "axr", "dx", "pau", "iy")] == ["AH", "ER", "T", "SIL", "IY"]
+    assert len(ARPABET) == 39
+
+
+def test_unknown_symbols_fall_back_and_are_counted() -> None:
+    """An unseen mnemonic uses its longest known beginning."""
+    before = UNKNOWN["eI9"]
+    assert espeak_to_arpabet("eI9", rhotic=True) == ("EY",)
+    assert UNKNOWN["eI9"] == before + 1
+
+
+def test_align_survives_missing_and_extra_phones() -> None:
+    """Each phone lands on the reference phone it stands for."""
+    assert align(["F", "ER", "AH"], ["F", "AO", "R", "EY"])[0] == 0
+    assert align(["F", "ER", "AH"], ["F", "AO", "R", "EY"])[2] == 3
+    assert align(["K"], []) == [0]
+
+
+def test_festival_labels_without_the_space_belong_to_one_word() -> None:
+    """A token that follows without white space is part of the written word before it."""
+    labels = "T\t_1\t[]\nT\t_2\t[]\nS\tpau\t0.1\t-\nS\tk\t0.2\t_1\nS\ts\t0.4\t_2\nS\tpau\t0.5\t-\n"
+    words, phones = parse_labels("cup's", labels)
+    assert words == (("cup's", 0.1, 0.4),)
+    assert phones[0] == ("SIL", 0.0, 0.1)

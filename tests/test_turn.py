@@ -1,0 +1,203 @@
+"""Turn taking: events in, actions out."""
+
+import pytest
+
+from agent.turn import (
+    Cancel,
+    Clear,
+    Commit,
+    CommitTurn,
+    Create,
+    DropTurn,
+    EndOfTurn,
+    Quiet,
+    Reject,
+    Reply,
+    ReplyEnded,
+    RestartDetector,
+    Rules,
+    SetRules,
+    Settle,
+    StartTurn,
+    StopReply,
+    StopTurn,
+    TurnConfig,
+    TurnTaker,
+)
+from streaming.realtime_events import CreateResponse
+from streaming.vad import SpeechStarted, SpeechStopped
+
+MS = 24  # samples
+CONFIG = TurnConfig(end_of_turn_threshold=0.7, end_of_turn_silence_ms=160)
+
+
+def taker(rules: Rules | None = None) -> TurnTaker:
+    return TurnTaker(CONFIG, rules)
+
+
+def listening(rules: Rules | None = None) -> TurnTaker:
+    """A turn taker in the user's first turn."""
+    turns = taker(rules)
+    turns.on(SpeechStarted(1_000 * MS, 700 * MS), 1_000 * MS)
+    return turns
+
+
+def replying() -> TurnTaker:
+    """A turn taker whose agent answers the first turn."""
+    turns = listening()
+    turns.on(SpeechStopped(2_000 * MS, 1_500 * MS), 2_000 * MS)
+    return turns
+
+
+def test_speech_opens_a_turn() -> None:
+    """The first speech starts turn 1 where its padding begins."""
+    assert taker().on(SpeechStarted(500, 100), 500) == [StartTurn(1, 100)]
+
+
+def test_silence_ends_the_turn_with_a_reply() -> None:
+    """The detector's stop commits the turn and asks for a reply that knows how much silence was heard."""
+    actions = listening().on(SpeechStopped(2_000 * MS, 1_500 * MS), 2_000 * MS)
+    assert actions == [
+        StopTurn(1, 2_000 * MS, 1_500 * MS, "silence"),
+        CommitTurn(1),
+        Reply(1, 500 * MS),
+    ]
+
+
+def test_without_create_response_the_turn_is_only_settled() -> None:
+    """create_response false commits and asks for nothing."""
+    actions = listening(Rules(create_response=False)).on(SpeechStopped(2_000 * MS, 1_500 * MS), 2_000 * MS)
+    assert actions[1:] == [CommitTurn(1), Settle(1, 500 * MS)]
+
+
+def test_the_model_ends_a_turn_early() -> None:
+    """A confident model and enough silence end the turn, and the detector starts afresh."""
+    turns = listening()
+    assert turns.on(Quiet(160 * MS), 1_660 * MS) == []
+    actions = turns.on(EndOfTurn(0.9, 1_660 * MS), 1_660 * MS)
+    assert actions == [
+        StopTurn(1, 1_660 * MS, 1_500 * MS, "model"),
+        CommitTurn(1),
+        Reply(1, 160 * MS),
+        RestartDetector(),
+    ]
+
+
+def test_the_model_alone_does_not_end_a_turn() -> None:
+    """While the user talks, or has been quiet for too short, the model's opinion waits."""
+    turns = listening()
+    assert turns.on(EndOfTurn(0.99, 1_500 * MS), 1_500 * MS) == []
+    turns.on(Quiet(80 * MS), 1_580 * MS)
+    assert turns.on(EndOfTurn(0.99, 1_580 * MS), 1_580 * MS) == []
+    assert turns.on(Quiet(160 * MS), 1_660 * MS)[0] == StopTurn(1, 1_660 * MS, 1_500 * MS, "model")
+
+
+def test_the_models_opinion_dies_when_the_user_goes_on() -> None:
+    """Speech after a pause forgets what the model thought in the pause."""
+    turns = listening()
+    turns.on(Quiet(80 * MS), 1_580 * MS)
+    turns.on(EndOfTurn(0.99, 1_580 * MS), 1_580 * MS)
+    turns.on(Quiet(0), 1_600 * MS)
+    assert turns.on(Quiet(300 * MS), 2_600 * MS) == []
+
+
+def test_an_opinion_about_older_audio_does_not_count() -> None:
+    """The model lags: what it says about a frame before the silence is no opinion on the silence."""
+    turns = listening()
+    turns.on(Quiet(200 * MS), 1_700 * MS)
+    assert turns.on(EndOfTurn(0.99, 1_480 * MS), 1_700 * MS) == []
+
+
+def test_speech_interrupts_a_reply() -> None:
+    """Barge-in announces the user first and then stops the reply."""
+    actions = replying().on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS)
+    assert actions == [StartTurn(2, 2_700 * MS), StopReply("turn_detected")]
+
+
+def test_speech_leaves_a_protected_reply_alone() -> None:
+    """interrupt_response false lets the reply go on and queues the next one behind it."""
+    turns = taker(Rules(interrupt_response=False))
+    turns.on(SpeechStarted(0, 0), 0)
+    turns.on(SpeechStopped(1_000, 500), 1_000)
+    assert turns.on(SpeechStarted(2_000, 1_900), 2_000) == [StartTurn(2, 1_900)]
+    assert turns.on(SpeechStopped(3_000, 2_500), 3_000)[-1] == Reply(2, 500)
+    turns.on(SpeechStarted(4_000, 3_900), 4_000)
+    assert turns.on(SpeechStopped(5_000, 4_500), 5_000)[-1] == Settle(3, 500)
+
+
+def test_no_reply_is_interrupted_after_its_end() -> None:
+    """A reply that ended by itself leaves nothing to stop."""
+    turns = replying()
+    turns.on(ReplyEnded(), 2_500 * MS)
+    assert turns.on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS) == [StartTurn(2, 2_700 * MS)]
+
+
+def test_commit_without_speech_is_empty() -> None:
+    """With detection on there must be an open turn to commit."""
+    (action,) = taker().on(Commit(0, "ev"), 0)
+    assert isinstance(action, Reject)
+    assert (action.code, action.event_id) == ("input_audio_buffer_commit_empty", "ev")
+
+
+def test_commit_ends_a_detected_turn_without_a_reply() -> None:
+    """The client may cut the user's turn; answering is then up to the client too."""
+    assert listening().on(Commit(), 2_000 * MS) == [CommitTurn(1), Settle(1, 0), RestartDetector()]
+
+
+@pytest.mark.parametrize(("buffered_ms", "accepted"), [(0, False), (99, False), (100, True)])
+def test_push_to_talk_needs_a_tenth_of_a_second(buffered_ms: int, accepted: bool) -> None:
+    """Push to talk refuses to commit less than 100 ms."""
+    actions = taker(Rules(detect=False)).on(Commit(buffered_ms * MS), 0)
+    assert isinstance(actions[0], CommitTurn if accepted else Reject)
+
+
+def test_push_to_talk_ignores_the_detector() -> None:
+    """With detection off, speech opens no turn."""
+    assert taker(Rules(detect=False)).on(SpeechStarted(5, 1), 5) == []
+
+
+def test_clear_drops_the_open_turn() -> None:
+    """Clearing forgets an open turn and restarts the detector; without one it only clears."""
+    assert listening().on(Clear(), 0) == [DropTurn(1), RestartDetector()]
+    assert taker().on(Clear(), 0) == [DropTurn(None)]
+
+
+def test_create_while_replying_is_refused() -> None:
+    """Only one response at a time."""
+    (action,) = replying().on(Create(CreateResponse(event_id="ev")), 0)
+    assert isinstance(action, Reject)
+    assert (action.code, action.event_id) == ("conversation_already_has_active_response", "ev")
+
+
+def test_create_while_the_user_speaks_is_refused() -> None:
+    """The model cannot answer a turn that is still open."""
+    (action,) = listening().on(Create(CreateResponse()), 0)
+    assert isinstance(action, Reject)
+    assert action.code == "input_audio_buffer_not_committed"
+
+
+def test_create_asks_for_a_reply() -> None:
+    """An idle agent answers when told to."""
+    options = CreateResponse(text_only=True)
+    assert taker().on(Create(options), 0) == [Reply(0, 0, options)]
+
+
+def test_cancel() -> None:
+    """Cancelling stops a reply; without one it fails with the words clients look for."""
+    assert replying().on(Cancel(), 0) == [StopReply("client_cancelled")]
+    (action,) = taker().on(Cancel("ev"), 0)
+    assert isinstance(action, Reject)
+    assert action.code == "response_cancel_not_active"
+    assert action.message.startswith("Cancellation failed")
+
+
+def test_switching_detection_off_drops_the_open_turn() -> None:
+    """A turn the detector opened cannot be ended by it any more."""
+    assert listening().on(SetRules(Rules(detect=False)), 0) == [DropTurn(1), RestartDetector()]
+
+
+def test_changing_other_rules_keeps_the_turn() -> None:
+    """create_response may change in the middle of a turn."""
+    turns = listening()
+    assert turns.on(SetRules(Rules(create_response=False)), 0) == []
+    assert turns.listening

@@ -1,0 +1,86 @@
+"""The model thread."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from agent.errors import StepError
+from agent.worker import Worker
+from models.runtime import Mode
+from tests.fakes import FRAME, FakeEngine
+
+FRAME_OF_SILENCE = np.zeros(FRAME, np.float32)
+
+
+async def test_one_thread_runs_everything() -> None:
+    """All sessions share one thread, and it is not the loop's."""
+    engine = FakeEngine()
+    async with Worker(engine) as worker:
+        lanes = [await worker.open() for _ in range(3)]
+        await asyncio.gather(*(lane.step(FRAME_OF_SILENCE, Mode.IDLE) for lane in lanes))
+    assert len(engine.threads) == 1
+    assert threading.get_ident() not in engine.threads
+
+
+async def test_sessions_take_turns() -> None:
+    """First come, first served: two busy sessions alternate."""
+    order: list[str] = []
+    async with Worker(FakeEngine(step_s=0.001)) as worker:
+
+        async def steps(name: str) -> None:
+            lane = await worker.open()
+            for _ in range(4):
+                await lane.step(FRAME_OF_SILENCE, Mode.IDLE)
+                order.append(name)
+
+        await asyncio.gather(steps("a"), steps("b"))
+    assert order == ["a", "b"] * 4
+
+
+async def test_sessions_have_states_of_their_own() -> None:
+    """What one session hears does not reach another one's state."""
+    engine = FakeEngine()
+    async with Worker(engine) as worker:
+        first, second = await worker.open(), await worker.open()
+        await first.step(FRAME_OF_SILENCE, Mode.LISTEN)
+        await second.step(FRAME_OF_SILENCE, Mode.IDLE)
+    assert [state.modes for state in engine.states] == [[Mode.LISTEN], [Mode.IDLE]]
+
+
+async def test_a_failure_stays_in_its_session() -> None:
+    """A step that raises is that session's error; the thread serves the others."""
+    async with Worker(FakeEngine()) as worker:
+        bad, good = await worker.open(), await worker.open()
+        with pytest.raises(StepError, match="1920") as caught:
+            await bad.step(np.zeros(5, np.float32), Mode.LISTEN)
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert (await good.step(FRAME_OF_SILENCE, Mode.LISTEN)).user_text == " w1"
+
+
+async def test_a_session_has_one_call_at_a_time() -> None:
+    """A second call of the same session while one runs is a programming error."""
+    async with Worker(FakeEngine(step_s=0.01)) as worker:
+        lane = await worker.open()
+        first = asyncio.create_task(lane.step(FRAME_OF_SILENCE, Mode.IDLE))
+        await asyncio.sleep(0)
+        with pytest.raises(AssertionError):
+            await lane.step(FRAME_OF_SILENCE, Mode.IDLE)
+        await first
+
+
+async def test_cancel_counts_generations() -> None:
+    """Each cancel begins a new generation."""
+    async with Worker(FakeEngine()) as worker:
+        lane = await worker.open()
+        assert (lane.generation, lane.cancel(), lane.generation) == (0, 1, 1)
+
+
+async def test_work_is_counted() -> None:
+    """Calls and the seconds they took are there for the benchmark."""
+    async with Worker(FakeEngine(step_s=0.002)) as worker:
+        lane = await worker.open()
+        await lane.step(FRAME_OF_SILENCE, Mode.IDLE)
+        assert worker.calls == 2
+        assert worker.busy_s >= 0.002

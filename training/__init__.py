@@ -1,0 +1,1 @@
+"""Offline modules: domains, synthetic data, training, export and evaluation."""

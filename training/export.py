@@ -1,0 +1,219 @@
+"""Turn trained checkpoints into the runtime's ONNX directories, after checking that they agree with torch.
+
+``python -m training.export --codec runs/codec --s2s runs/s2s --output models/pretrained/NAME``
+
+Writes ``OUTPUT/codec`` and ``OUTPUT/s2s``: graphs, tokenizer, config, and the weights they were made from (half
+precision: weights are rounded first, so graphs and weights are the same model). Nothing is left at OUTPUT unless
+streamed audio gives the same codes, logits and samples in both.
+"""
+
+import argparse
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models import export, synthesis
+from models.artefacts import VERSION, open_graph
+from models.checkpoint import load_weights, read_header, save_model, write_json
+from models.codec import AcousticEncoder, CodecConfig, Decoder, SemanticEncoder
+from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
+from models.graph import GraphStream
+from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
+from models.s2s import S2S, FrameInput
+from models.source_filter import synthesise
+from training.encode_dataset import WARM_FRAMES, load_codec_config
+from training.train_s2s import load_s2s
+
+PARITY = 2e-3
+CHECK_FRAMES = 40
+
+
+class ParityError(RuntimeError):
+    """An exported graph does not compute what the torch model does."""
+
+
+def round_to_half(net: nn.Module) -> nn.Module:
+    """Round all weights to half precision in place: what ships is exactly what is checked."""
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half().float())
+    return net.eval()
+
+
+def check(name: str, torch_values: np.ndarray, graph_values: np.ndarray, tolerance: float = PARITY) -> float:
+    """Largest difference.
+
+    Raises:
+        ParityError: it is above ``tolerance``.
+    """
+    worst = float(np.abs(torch_values.astype(np.float64) - graph_values).max())
+    if not worst <= tolerance:
+        raise ParityError(f"{name}: torch and ONNX differ by {worst:.4g}, allowed {tolerance:g}")
+    return worst
+
+
+def test_audio() -> np.ndarray:
+    """A few seconds of sound with silence, tones and noise, float32."""
+    rng = np.random.default_rng(7)
+    time = np.arange(CHECK_FRAMES * FRAME_SIZE) / 24_000
+    tone = np.sin(2 * np.pi * np.cumsum(140 + 60 * np.sin(2 * np.pi * 0.9 * time)) / 24_000)
+    loud = np.clip(np.sin(2 * np.pi * 0.4 * time), 0, 1)
+    return ((0.3 * tone**3 + 0.05 * rng.standard_normal(len(time))) * loud).astype(np.float32)
+
+
+def check_codec(semantic: SemanticEncoder, acoustic: AcousticEncoder, decoder: Decoder, folder: Path) -> dict[str, float]:
+    """Stream test audio frame by frame through the graphs and compare with torch over the whole of it."""
+    features = analyse(test_audio(), new_history())
+    streams = {name: GraphStream(open_graph(folder / f"{name}.onnx")) for name in ("semantic_encoder", "acoustic_encoder", "decoder")}
+    with torch.no_grad():
+        mel32, mel64, pitch = (torch.from_numpy(part)[None] for part in (features.mel32, features.mel64, features.pitch))
+        heard, _ = semantic(mel32, semantic.init_state(1))
+        spoken, _ = acoustic(mel64, pitch, acoustic.init_state(1))
+        out, _ = decoder(spoken, decoder.init_state(1))
+        harmonic, noise = out.responses()
+        audio = synthesise(out.octave, out.voicing, harmonic, noise)[0].numpy()
+    made: dict[str, list[np.ndarray]] = {"semantic": [], "acoustic": [], "audio": []}
+    sound = synthesis.new_synthesis_state()
+    for frame in range(CHECK_FRAMES):
+        hops = slice(frame * HOPS_PER_FRAME, (frame + 1) * HOPS_PER_FRAME)
+        streams["semantic_encoder"].inputs["mel32"][0] = features.mel32[hops]
+        streams["acoustic_encoder"].inputs["mel64"][0] = features.mel64[hops]
+        streams["acoustic_encoder"].inputs["pitch"][0] = features.pitch[hops]
+        streams["decoder"].inputs["codes"][0, 0] = spoken[0, frame].numpy()
+        for stream in streams.values():
+            stream.run()
+        made["semantic"].append(streams["semantic_encoder"].outputs["codes"][0].copy())
+        made["acoustic"].append(streams["acoustic_encoder"].outputs["codes"][0].copy())
+        o = streams["decoder"].outputs
+        response = o["harmonic_real"][0] + 1j * o["harmonic_imaginary"][0]
+        made["audio"].append(synthesis.synthesise(o["octave"][0], o["voicing"][0], response, o["noise"][0], sound))
+    agreement = {
+        name: float(np.mean(np.concatenate(made[name]) == codes[0].numpy()))
+        for name, codes in (("semantic", heard), ("acoustic", spoken))
+    }
+    for name, share in agreement.items():
+        if share < 0.97:
+            raise ParityError(f"{name} codes agree in {share:.3f} of cases only")
+    return agreement | {"audio": check("decoded audio", audio, np.concatenate(made["audio"]))}
+
+
+def check_step(model: S2S, path: Path) -> float:
+    """Feed random inputs step by step, past the window, and compare with torch on the same ring."""
+    config = model.config
+    stream = GraphStream(open_graph(path))
+    layers, heads, size = model.cache_shape
+    window = config.window
+    generator = torch.Generator().manual_seed(3)
+    keys, values = torch.zeros(layers, 1, heads, window, size), torch.zeros(layers, 1, heads, window, size)
+    mask = torch.full((1, 1, 1, window + 1), BLOCKED)
+    mask[..., -1] = 0
+    worst = 0.0
+    for position in [*range(CHECK_FRAMES), *range(window - 4, window + 4)]:
+
+        def draw(high: int, *shape: int) -> torch.Tensor:
+            return torch.randint(0, high, (1, 1, *shape), generator=generator)
+
+        frame = FrameInput(
+            draw(2), draw(200, len(config.user_levels)), draw(config.vocabulary), draw(config.vocabulary),
+            draw(200, len(config.agent_levels)),
+        )  # fmt: skip
+        for name in ("mode", "user", "text", "transcript", "agent"):
+            stream.inputs[name][:] = getattr(frame, name).numpy()
+        stream.inputs["position"][:] = position
+        for name, tensor in (("mask", mask), ("keys", keys), ("values", values)):
+            stream.inputs[name][:] = tensor.numpy()
+        with torch.no_grad():
+            out, new_keys, new_values = model.step(frame, keys, values, mask, torch.full((1, 1), position))
+        stream.run()
+        for name, logits in (("text", out.text), ("transcript", out.transcript), ("agent", out.agent), ("turn", out.turn)):
+            worst = max(worst, check(f"{name} logits", logits.numpy(), stream.outputs[f"{name}_logits"]))
+        slot = position % window
+        keys[:, :, :, slot], values[:, :, :, slot], mask[..., slot] = new_keys[:, :, :, 0], new_values[:, :, :, 0], 0.0
+    return worst
+
+
+def silence_codes(acoustic: AcousticEncoder) -> list[int]:
+    """Agent codes of digital silence."""
+    features = analyse(np.zeros((WARM_FRAMES + 4) * FRAME_SIZE, np.float32), new_history())
+    with torch.no_grad():
+        codes, _ = acoustic(
+            torch.from_numpy(features.mel64)[None], torch.from_numpy(features.pitch)[None], acoustic.init_state(1)
+        )
+    return [int(code) for code in codes[0, -1]]
+
+
+def export_codec(codec: Path, output: Path, alphabet: dict[str, Any]) -> tuple[dict[str, Any], AcousticEncoder]:
+    """Write the codec directory; returns its parity figures and the acoustic encoder."""
+    config: CodecConfig = load_codec_config(codec)
+    parts = {"semantic": SemanticEncoder(config), "acoustic": AcousticEncoder(config), "decoder": Decoder(config)}
+    output.mkdir(parents=True)
+    for name, net in parts.items():
+        load_weights(net, codec, name)
+        round_to_half(net)
+        provenance = read_header(codec, "repartee-codec", name)["provenance"]
+        save_model(output, "repartee-codec", net.half(), config, provenance, name)
+        net.float()
+    export.export_semantic(parts["semantic"], output / "semantic_encoder.onnx")  # type: ignore[arg-type]
+    export.export_acoustic(parts["acoustic"], output / "acoustic_encoder.onnx")  # type: ignore[arg-type]
+    export.export_decoder(parts["decoder"], output / "decoder.onnx")  # type: ignore[arg-type]
+    parity = check_codec(parts["semantic"], parts["acoustic"], parts["decoder"], output)  # type: ignore[arg-type]
+    shutil.copy(codec / "tokenizer.json", output / "tokenizer.json")
+    header = {"format": CODEC_FORMAT, "version": VERSION, "alphabet": alphabet, "parity": parity}
+    write_json(output / "config.json", header | {"config": dataclasses.asdict(config)})
+    return parity, parts["acoustic"]  # type: ignore[return-value]
+
+
+def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path, alphabet: dict[str, Any],
+               silence: list[int]) -> float:  # fmt: skip
+    """Write the S2S directory; returns the largest logit difference."""
+    output.mkdir(parents=True)
+    round_to_half(model)
+    save_model(output, "repartee-s2s", model.half(), model.config, provenance)
+    model.float()
+    export.export_step(model, output / "step.onnx")
+    worst = check_step(model, output / "step.onnx")
+    shutil.copy(codec / "tokenizer.json", output / "tokenizer.json")
+    config = model.config
+    header = {
+        "format": S2S_FORMAT, "version": VERSION, "alphabet": alphabet, "parity": worst,
+        "lead_frames": config.lead_frames, "transcript_delay_frames": config.transcript_delay_frames,
+        "window": config.window, "agent_levels": config.agent_levels, "user_levels": config.user_levels,
+        "silence_codes": silence, "vocabulary": config.vocabulary,
+    }  # fmt: skip
+    write_json(output / "config.json", header)
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--codec", type=Path, required=True)
+    parser.add_argument("--s2s", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--window", type=int, help="frames of context at run time; default: the trained one")
+    args = parser.parse_args()
+    model = load_s2s(args.s2s)
+    if args.window:
+        model.config = dataclasses.replace(model.config, window=args.window)
+    config = model.config
+    alphabet = {"user_levels": config.user_levels, "agent_levels": config.agent_levels}
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output) as temporary:
+        made = Path(temporary)
+        parity, acoustic = export_codec(args.codec, made / "codec", alphabet)
+        provenance = read_header(args.s2s, "repartee-s2s")["provenance"]
+        worst = export_s2s(model, provenance, args.codec, made / "s2s", alphabet, silence_codes(acoustic))
+        for name in ("codec", "s2s"):
+            shutil.rmtree(args.output / name, ignore_errors=True)
+            (made / name).rename(args.output / name)
+    print(f"codec parity {parity}, s2s logits within {worst:.2g} -> {args.output}")
+
+
+if __name__ == "__main__":
+    main()

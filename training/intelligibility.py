@@ -1,0 +1,250 @@
+"""How well an independent recogniser understands the agent's voice, beside the voice it was taught by.
+
+    python -m training.intelligibility --domain coffee --agent runs/answers --teacher runs/teacher --json runs/wer.json
+
+- A folder holds pairs `NAME.wav` + `NAME.txt`: audio, and the words that were meant.
+- PocketSphinx listens, with a grammar of every reply the domain can give. The grammar helps it, so the figure says
+  something beside the teacher's only.
+- `--voice festival:slt` speaks the agent's texts into the teacher folder first, where they are not there yet.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pocketsphinx
+import soundfile
+import soxr
+
+from models.prosody import strip_marks
+from training.domain import Domain, DomainError, load_domain
+from training.domain_file import DomainSpec
+from training.scoring import Rate, rate, word_errors
+from training.tts import SAMPLE_RATE, TtsError, synthesise
+
+RECOGNISER_RATE_HZ = 16_000
+PADDING_S = 0.3
+_WORD = re.compile(r"[a-z']+")
+_FILL = re.compile(r"\{(\w+)\}")
+
+
+class IntelligibilityError(ValueError):
+    """The folders, the grammar or the dictionary do not fit; the message names the file or the words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Audio and the words that were meant."""
+
+    name: str
+    wav: Path
+    text: str
+
+
+def spoken_words(text: str) -> list[str]:
+    """Lower-case words without punctuation and prosody marks; apostrophes stay, as in the dictionary."""
+    return _WORD.findall(strip_marks(text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+
+
+def replies_grammar(spec: DomainSpec) -> str:
+    """A JSGF grammar of every reply of a domain, any drink in any place."""
+    rules = spec.item
+    lines = ["#JSGF V1.0;", "grammar domain;"]
+    for name, slot in spec.slots.items():
+        amounts = f"[{_one_of(slot.amounts)}] " if slot.amounts else ""
+        lines.append(f"<slot_{name}> = {amounts}{_one_of(slot.values)};")
+    modifiers = " ".join(f"[<slot_{name}>]" for name in rules.modifiers)
+    addition = " | ".join(f"<slot_{name}>" for name in rules.additions)
+    back = f" [{rules.with_word} ({addition}) [{rules.joiner} ({addition})]]" if addition else ""
+    lines += [
+        f"<item> = (a | an) {modifiers} <slot_{rules.head}>{back};",
+        f"<items> = <item> ([{rules.joiner}] <item>)*;",
+        f"<option> = {' | '.join(f'<slot_{name}>' for name in spec.slots)};",
+        f"<number> = {_one_of([*spec.numbers.digits, *spec.numbers.teens, *spec.numbers.tens])}+;",
+        f"<price> = {_one_of(spec.prices.values())};",
+    ]
+    fills = {
+        "items": "<items>",
+        "order": "<items>",
+        "changed": "<item>",
+        "target": f"<slot_{rules.head}>",
+        "a_drink": f"(a | an) <slot_{rules.head}>",
+        "price": "<price>",
+        "option": "<option>",
+        "number": "<number>",
+    }
+    replies = [_template(text, fills) for text in spec.replies.values()]
+    lines.append("public <reply> = " + " | ".join(f"({reply})" for reply in replies) + ";")
+    return "\n".join(lines) + "\n"
+
+
+def _one_of(texts: Iterable[str]) -> str:
+    return "(" + " | ".join(" ".join(spoken_words(text)) for text in texts) + ")"
+
+
+def _template(text: str, fills: Mapping[str, str]) -> str:
+    parts = _FILL.split(strip_marks(text))  # literal, fill, literal, fill, ..., literal
+    return " ".join(fills[part] if i % 2 else " ".join(spoken_words(part)) for i, part in enumerate(parts))
+
+
+def grammar_words(grammar: str) -> list[str]:
+    """Every word in the rules of a grammar made here."""
+    body = grammar.split("grammar domain;")[1]
+    return _WORD.findall(re.sub(r"<\w+>|\bpublic\b", " ", body))
+
+
+class Recogniser:
+    """PocketSphinx with its US English model and one grammar.
+
+    Args:
+        grammar: JSGF text.
+        pronunciations: word -> ARPAbet phones, for words that the dictionary lacks.
+
+    Raises:
+        IntelligibilityError: Words of the grammar have no pronunciation; the message names them.
+    """
+
+    def __init__(self, grammar: str, pronunciations: Mapping[str, str] | None = None) -> None:
+        self._decoder = pocketsphinx.Decoder(samprate=float(RECOGNISER_RATE_HZ), lm=None, loglevel="FATAL")
+        for word, phones in (pronunciations or {}).items():
+            self._decoder.add_word(word, phones, False)
+        missing = sorted({word for word in grammar_words(grammar) if self._decoder.lookup_word(word) is None})
+        if missing:
+            raise IntelligibilityError(
+                f"no pronunciation for {', '.join(missing)}; give one with --pronounce WORD=PHONES"
+            )
+        self._decoder.add_jsgf_string("domain", grammar)
+        self._decoder.activate_search("domain")
+
+    def hear(self, pcm: np.ndarray) -> list[str]:
+        """The words recognised in float32 [N] at 16 kHz; none when nothing fits."""
+        silence = np.zeros(round(PADDING_S * RECOGNISER_RATE_HZ), np.float32)
+        padded = np.concatenate([silence, np.clip(pcm, -1.0, 1.0), silence])
+        self._decoder.start_utt()
+        self._decoder.process_raw((padded * 32767).astype(np.int16).tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        hypothesis = self._decoder.hyp()
+        return [] if hypothesis is None else spoken_words(hypothesis.hypstr)
+
+
+def find_pairs(folder: Path) -> list[Pair]:
+    """All `NAME.wav` with their `NAME.txt`, by name.
+
+    Raises:
+        IntelligibilityError: There is none, or one has no text.
+    """
+    pairs = []
+    for wav in sorted(folder.glob("*.wav")):
+        try:
+            pairs.append(Pair(wav.stem, wav, wav.with_suffix(".txt").read_text(encoding="utf-8")))
+        except OSError as exc:
+            raise IntelligibilityError(f"{wav}: its text cannot be read ({exc})") from exc
+    if not pairs:
+        raise IntelligibilityError(f"{folder}: no NAME.wav with NAME.txt is there")
+    return pairs
+
+
+def measure(recogniser: Recogniser, pairs: Sequence[Pair]) -> tuple[Rate, list[dict[str, Any]]]:
+    """Word error rate over all pairs, and one row a pair.
+
+    Raises:
+        IntelligibilityError: A recording cannot be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for pair in pairs:
+        try:
+            pcm, rate_hz = soundfile.read(pair.wav, dtype="float32", always_2d=True)
+        except (OSError, soundfile.LibsndfileError) as exc:
+            raise IntelligibilityError(f"{pair.wav}: {exc}") from exc
+        meant = spoken_words(pair.text)
+        heard = recogniser.hear(soxr.resample(pcm.mean(axis=1), rate_hz, RECOGNISER_RATE_HZ))
+        errors = word_errors(meant, heard)
+        rows.append({"name": pair.name, "text": " ".join(meant), "heard": " ".join(heard), "errors": errors})
+    words = [len(row["text"].split()) for row in rows]
+    return rate([row["errors"] for row in rows], words), rows
+
+
+def speak_teacher(pairs: Sequence[Pair], folder: Path, voice: str) -> None:
+    """Speaks the texts of `pairs` into `folder`, except those already there.
+
+    Raises:
+        TtsError: The voice cannot speak.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for pair in pairs:
+        wav = folder / f"{pair.name}.wav"
+        text = wav.with_suffix(".txt")
+        if not wav.exists() or not text.exists() or text.read_text(encoding="utf-8") != pair.text:
+            soundfile.write(wav, synthesise(" ".join(strip_marks(pair.text).split()), voice).pcm, SAMPLE_RATE)
+            text.write_text(pair.text, encoding="utf-8")
+
+
+def compare_voices(domain: Domain, args: argparse.Namespace) -> dict[str, Any]:
+    """Both voices on the texts that both have.
+
+    Raises:
+        IntelligibilityError: See `find_pairs`, `Recogniser` and `measure`.
+        TtsError: The teacher's voice cannot speak.
+    """
+    pronunciations = dict(entry.split("=", 1) for entry in args.pronounce)
+    recogniser = Recogniser(replies_grammar(domain.spec), pronunciations)
+    agent = find_pairs(args.agent)
+    if args.voice:
+        speak_teacher(agent, args.teacher, args.voice)
+    teacher = find_pairs(args.teacher)
+    shared = {(pair.name, pair.text) for pair in agent} & {(pair.name, pair.text) for pair in teacher}
+    if not shared:
+        raise IntelligibilityError(f"{args.agent} and {args.teacher} have no text under the same name in common")
+    report: dict[str, Any] = {"texts": len(shared)}
+    for voice, pairs in (("agent", agent), ("teacher", teacher)):
+        word_error_rate, rows = measure(recogniser, [pair for pair in pairs if (pair.name, pair.text) in shared])
+        report[voice] = {"word_error_rate": word_error_rate.to_json(), "clips": rows}
+        print(f"{voice:8s} word errors {word_error_rate} words")
+    return report
+
+
+def _pronunciation(text: str) -> str:
+    if not re.fullmatch(r"[a-z']+=[A-Z ]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected word=PHONES, such as 'latte=L AA T EY'")
+    return text
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agent", type=Path, required=True, metavar="DIR", help="the agent's audio and texts")
+    parser.add_argument("--teacher", type=Path, required=True, metavar="DIR", help="the teacher voice's, same names")
+    parser.add_argument("--domain", default="coffee", help="a name in configs/domains, or a path")
+    parser.add_argument("--voice", help="speak missing teacher audio with this voice, e.g. festival:slt")
+    parser.add_argument("--pronounce", type=_pronunciation, action="append", default=[], metavar="WORD=PHONES")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and every clip here")
+    return parser.parse_args(argv)
+
+
+def domain_path(name: str) -> Path:
+    """The file of a domain given by name or by path."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else Path("configs/domains") / f"{name}.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    args = parse_args(argv)
+    try:
+        report = compare_voices(load_domain(domain_path(args.domain)), args)
+    except (IntelligibilityError, DomainError, TtsError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Train the codec's acoustic half: prosody and acoustic codes, and the decoder (metric losses only).
+
+``python -m training.train_acoustic --audio agent=DIR:0.5 --audio human=DIR:0.5 --minutes 30 --output runs/codec``
+
+Each ``--audio NAME=DIR[:WEIGHT]`` is a source; batches draw from the sources by weight. ``--decoder_only`` freezes the
+encoder and the code alphabet, to fit the decoder to one voice after data sets have been encoded.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.checkpoint import save_model
+from models.codec import AcousticEncoder, CodecConfig, Decoder
+from models.features import FRAME_SIZE, HOP
+from models.source_filter import synthesise
+from training.audio_data import Clip, audio_files, crop, load_clips
+from training.losses import SpectralLoss, pitch_loss
+from training.run import Budget, Run, cosine, seed_everything
+
+MEL_WEIGHT, F0_WEIGHT, VOICING_WEIGHT = 2.0, 6.0, 0.5
+EDGE_FRAMES = 2  # the first frames of a crop start from a cold state: heard by the network, not by the loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One named set of clips and its share of every batch."""
+
+    name: str
+    weight: float
+    clips: list[Clip]
+
+
+def parse_source(text: str, max_seconds: float, seed: int) -> Source:
+    """``NAME=DIR[:WEIGHT]`` (DIR may end in a glob such as ``conv/*/assistant.wav``) -> loaded source."""
+    name, _, rest = text.partition("=")
+    folder, _, weight = rest.partition(":")
+    root, _, pattern = folder.partition("*")
+    path = Path(root if not pattern else root.rpartition("/")[0])
+    files = audio_files(path, "*" + pattern if pattern else "**/*")
+    np.random.default_rng(seed).shuffle(files)  # type: ignore[arg-type]
+    return Source(name, float(weight or 1.0), load_clips(files, max_seconds))
+
+
+class AcousticHalf(torch.nn.Module):
+    """Encoder, quantiser, decoder and synthesis as one training graph."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.encoder = AcousticEncoder(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, mel: Tensor, pitch: Tensor, held: Tensor, hard: Tensor | bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Crops -> waveform [B, N] one hop late, and the pitch losses. The source runs on true F0 and voicing."""
+        batch = mel.shape[0]
+        latents, _ = self.encoder.latents(mel, pitch, self.encoder.init_state(batch))
+        values = self.encoder.fsq(latents, hard)
+        output, _ = self.decoder.from_values(values, self.decoder.init_state(batch))
+        harmonic, noise = output.responses()
+        start = int(torch.randint(0, 1 << 16, (1,)))
+        audio = synthesise(held[..., 0], held[..., 1], harmonic, noise, start)
+        return audio, pitch_loss(output.octave, output.voicing_logit, held)
+
+
+def draw_batch(sources: list[Source], size: int, frames: int, rng: np.random.Generator) -> list[Tensor]:
+    """``size`` crops from the sources by weight, with a random gain, as tensors [B, ...]."""
+    weights = np.array([source.weight for source in sources])
+    rows = []
+    for pick in rng.choice(len(sources), size=size, p=weights / weights.sum()):
+        clips = sources[pick].clips
+        pcm, mel, pitch, held = crop(clips[rng.integers(len(clips))], frames, rng)
+        gain_bels = rng.uniform(-0.5, 0.3) if sources[pick].name != "agent" else 0.0
+        mel = np.log10(10.0 ** (mel + 2 * gain_bels) + 1e-7)
+        pitch = pitch + np.array([0.0, 0.0, 2 * gain_bels], np.float32)
+        rows.append((pcm * np.float32(10.0**gain_bels), mel.astype(np.float32), pitch, held))
+    return [torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True)]
+
+
+def train(args: argparse.Namespace) -> None:
+    seed_everything(args.seed)
+    torch.set_num_threads(args.threads)
+    config = CodecConfig()
+    half = AcousticHalf(config)
+    if args.init:
+        half.load_state_dict(torch.load(args.init / "trainer.pt", weights_only=True)["module"])
+    trained = half.decoder.parameters() if args.decoder_only else half.parameters()
+    optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(0.8, 0.99), weight_decay=1e-3)
+    run = Run(args.output / "acoustic_run", {key: str(value) for key, value in vars(args).items()}, Budget(args.steps, args.minutes))
+    first = run.resume(half, optimizer)
+    sources = [parse_source(text, args.max_seconds, args.seed) for text in args.audio]
+    rng = np.random.default_rng(args.seed + first)
+    spectral = SpectralLoss()
+    for step in run.steps(first):
+        progress = run.budget.progress(step)
+        for group in optimizer.param_groups:
+            group["lr"] = cosine(progress, args.lr)
+        pcm, mel, pitch, held = draw_batch(sources, args.batch, args.frames, rng)
+        share = 1.0 if args.decoder_only else min(1.0, 0.5 + progress)  # share of items that are quantised
+        hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
+        audio, losses = half(mel, pitch, held, hard)
+        edge = EDGE_FRAMES * FRAME_SIZE
+        losses |= spectral(audio[:, edge + HOP :], pcm[:, edge:-HOP])
+        loss = losses["stft"] + MEL_WEIGHT * losses["mel"] + F0_WEIGHT * losses["f0"] + VOICING_WEIGHT * losses["voicing"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(half.parameters(), 10.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"gradient is not finite at step {step}")
+        optimizer.step()
+        if step % 50 == 0:
+            run.log(step, {name: value.item() for name, value in losses.items()} | {"lr": optimizer.param_groups[0]["lr"]})
+        if run.due:
+            run.save(half, optimizer, step + 1)
+    run.save(half, optimizer, step + 1)
+    run.close()
+    save_half(args.output, half, config, run.provenance)
+
+
+def save_half(directory: Path, half: AcousticHalf, config: CodecConfig, provenance: dict[str, object]) -> None:
+    """Write the two modules as the codec's acoustic and decoder parts."""
+    save_model(directory, "repartee-codec", half.encoder, config, provenance, "acoustic")
+    save_model(directory, "repartee-codec", half.decoder, config, provenance, "decoder")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audio", action="append", required=True, help="NAME=DIR[:WEIGHT], repeatable")
+    parser.add_argument("--output", type=Path, required=True, help="codec directory; a run in it is continued")
+    parser.add_argument("--init", type=Path, help="run directory to start from")
+    parser.add_argument("--decoder_only", action="store_true", help="keep encoder and codes as they are")
+    parser.add_argument("--max_seconds", type=float, default=3600.0, help="audio held in memory, per source")
+    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--frames", type=int, default=20, help="crop length in 80 ms frames")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=0, help="stop after this many steps; 0 = no limit")
+    parser.add_argument("--minutes", type=float, default=30.0, help="wall-clock budget; 0 = no limit")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""festival through one long-lived process per Python process; the agent's voice comes from here."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import select
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import soundfile
+
+from training.phones import LEXICON, SILENCE, radio_to_arpabet
+from training.tts import Segment, TtsError, Utterance, VoiceSpec, to_24k
+
+logger = logging.getLogger(__name__)
+
+VOICES = {"slt": "voice_cmu_us_slt_arctic_hts", "kal": "voice_kal_diphone"}
+TIMEOUT_S = 60.0
+
+_SCRIPT = """
+(define (say text base)
+  (let ((utt (utt.synth (eval (list 'Utterance 'Text text)))) (fd nil))
+    (utt.save.wave utt (string-append base ".wav") 'riff)
+    (set! fd (fopen (string-append base ".lab") "w"))
+    (mapcar (lambda (tk) (if (not (item.parent tk))
+      (format fd "T\\t%s\\t[%s]\\n" (item.feat tk "id") (item.feat tk "whitespace")))) (utt.relation.items utt 'Token))
+    (mapcar (lambda (s)
+      (let ((w (item.parent (item.parent (item.relation s "SylStructure")))))
+        (format fd "S\\t%s\\t%f\\t%s\\n" (item.name s) (item.feat s "end")
+          (if w (item.feat (item.parent (item.relation w "Token")) "id") "-")))) (utt.relation.items utt 'Segment))
+    (fclose fd)
+    (format t "said\\n") (fflush nil)))
+"""
+
+
+def _entry(word: str) -> str:
+    """A lexicon addition in festival's form: ``("latte" nil (((l aa) 1) ((t ey) 0)))``."""
+    syllables = []
+    for syllable in LEXICON[word]:
+        stress = "1" if "1" in syllable else "0"
+        syllables.append(f"(({syllable.replace('0', '').replace('1', '')}) {stress})")
+    return f'(lex.add.entry \'("{word}" nil ({" ".join(syllables)})))\n'
+
+
+class _Festival:
+    """A festival process that reads commands on its standard input."""
+
+    def __init__(self, voice: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="festival-")
+        self._lock = threading.Lock()
+        try:
+            self._process = subprocess.Popen(
+                ["festival", "--pipe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        except FileNotFoundError as error:
+            raise TtsError("festival is missing: apt-get install festival festvox-us-slt-hts") from error
+        self._command = f"({voice})\n{''.join(map(_entry, LEXICON))}{_SCRIPT}"
+
+    def say(self, text: str) -> tuple[Path, Path]:
+        """Synthesises; returns the WAV and the label file, which live until the next call.
+
+        Raises:
+            TtsError: festival died, or gave no answer in 60 s.
+        """
+        base = Path(self._folder.name) / "speech"
+        quoted = text.replace("\\", " ").replace('"', " ")
+        with self._lock:
+            for suffix in (".wav", ".lab"):
+                base.with_suffix(suffix).unlink(missing_ok=True)
+            assert self._process.stdin is not None and self._process.stdout is not None
+            try:
+                self._process.stdin.write(f'{self._command}(say "{quoted}" "{base}")\n'.encode("latin-1", "replace"))
+                self._process.stdin.flush()
+            except BrokenPipeError as error:
+                raise TtsError(f"festival stopped before {text!r}") from error
+            self._command = ""
+            ready, _, _ = select.select([self._process.stdout], [], [], TIMEOUT_S)
+            line = self._process.stdout.readline() if ready else b""
+        if b"said" not in line:
+            raise TtsError(f"festival could not say {text!r} (is the voice installed?)")
+        return base.with_suffix(".wav"), base.with_suffix(".lab")
+
+    def close(self) -> None:
+        """Ends the process and removes its folder."""
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+
+@functools.lru_cache(maxsize=4)
+def _festival(voice: str) -> _Festival:
+    process = _Festival(voice)
+    atexit.register(process.close)
+    return process
+
+
+def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
+    """Speaks with ``festival:slt`` (or the name of any ``voice_...`` function).
+
+    Raises:
+        TtsError: festival or the voice is missing, or it failed on this text.
+    """
+    spec.only()
+    name = VOICES.get(spec.voice, spec.voice)
+    if not name.startswith("voice_") or not name.replace("_", "").isalnum():
+        raise TtsError(f"festival has no voice {spec.voice!r}: known are {', '.join(VOICES)} or a voice_... name")
+    try:
+        wav, labels = _festival(name).say(text)
+    except TtsError:
+        _festival.cache_clear()  # a dead process must not fail every later text
+        raise
+    pcm, rate = soundfile.read(wav, dtype="float32")
+    words, phones = parse_labels(text, labels.read_text("latin-1"))
+    return Utterance(to_24k(pcm, rate), words, phones)
+
+
+def parse_labels(text: str, labels: str) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+    """Reads the tokens and segments that the script wrote; returns word and phone times."""
+    tokens = text.split()
+    position: dict[str, int] = {}
+    phones: list[Segment] = []
+    spans: dict[int, tuple[float, float]] = {}
+    now, current = 0.0, -1
+    for line in labels.splitlines():
+        fields = line.split("\t")
+        if fields[0] == "T" and len(fields) == 3:
+            current += 1 if current < 0 or fields[2] != "[]" else 0
+            position[fields[1]] = min(current, len(tokens) - 1)
+        elif fields[0] == "S" and len(fields) == 4:
+            phone, end = radio_to_arpabet(fields[1]), float(fields[2])
+            phones.append((phone, now, end))
+            if phone != SILENCE and fields[3] in position:
+                start = spans.get(position[fields[3]], (now, end))[0]
+                spans[position[fields[3]]] = (start, end)
+            now = end
+    words: list[Segment] = []
+    last = next((p[1] for p in phones if p[0] != SILENCE), 0.0)
+    for index, token in enumerate(tokens):
+        start, end = spans.get(index, (last, last))
+        words.append((token, start, end))
+        last = end
+    return tuple(words), tuple(phones)
