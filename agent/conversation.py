@@ -107,8 +107,12 @@ class Conversation:
 
     async def hear(self, pcm: np.ndarray) -> None:
         """Take microphone audio, float32 [n], 24 kHz mono, in chunks of any size; waits when the model is behind."""
-        for begin in range(0, len(pcm), self._lane.frame_size):
-            piece = pcm[begin : begin + self._lane.frame_size]
+        taken = 0
+        while taken < len(pcm):  # in pieces that end with a frame, so that the chunks' sizes change nothing
+            piece = pcm[taken : taken + self._lane.frame_size - self._framer.pending_samples]
+            taken += len(piece)
+            if self._taker.listening:
+                await self._mind.caught_up()  # what the model thinks of the last frame comes before the next sample
             self._now += len(piece)
             if self._detect:
                 self._detect_turns(piece)
@@ -201,7 +205,7 @@ class Conversation:
                     self._turn_began = action.at
                     self._emit(events.UserStarted(action.turn, action.at))
                 case turn.StopTurn():
-                    waited_ms = (action.at - action.speech_end) * 1000.0 / SAMPLE_RATE_HZ
+                    waited_ms = (self._now - action.speech_end) * 1000.0 / SAMPLE_RATE_HZ
                     self._record_turn(action.turn, action.by, waited_ms)
                     self._emit(events.UserStopped(action.turn, action.at))
                 case turn.CommitTurn():
@@ -215,14 +219,19 @@ class Conversation:
                 case turn.Reject():
                     self._emit(events.Refused(action.code, action.message, event_id=action.event_id))
                 case turn.Settle():
-                    self._mind.put(Finish(action.turn, action.silence // self._lane.frame_size))
+                    self._mind.put(Finish(action.turn, self._silent_frames(action.speech_end)))
                 case turn.Reply():
                     self._ask_for_reply(action)
 
     def _ask_for_reply(self, action: turn.Reply) -> None:
-        silence_frames = action.silence // self._lane.frame_size
+        silent_frames = self._silent_frames(action.speech_end)
         options = action.options or self._defaults
-        self._mind.put(Respond(action.turn, self._lane.generation, silence_frames, options))
+        self._mind.put(Respond(action.turn, self._lane.generation, silent_frames, options))
+
+    def _silent_frames(self, speech_end: int | None) -> int:
+        """Whole frames of silence that the model has been given since the end of speech."""
+        given = self._framer.position - self._framer.pending_samples
+        return 0 if speech_end is None else max(0, given - speech_end) // self._lane.frame_size
 
     def _record_turn(self, number: int, by: turn.EndedBy, waited_ms: float) -> None:
         self.metrics.turns.append(TurnMetrics(number, by, waited_ms, self._clock()))

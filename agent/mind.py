@@ -58,7 +58,7 @@ class Respond:
 
     turn: int
     generation: int
-    silence_frames: int
+    silent_frames: int
     options: events.CreateResponse
 
 
@@ -67,7 +67,7 @@ class Finish:
     """``turn`` is not answered now: complete its transcript."""
 
     turn: int
-    silence_frames: int
+    silent_frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class _Reply:
     options: events.CreateResponse
     pacer: Pacer
     input_frames: int
+    begun: bool = False  # the engine knows of it
     steps: int = 0
     texts: int = 0
 
@@ -127,6 +128,7 @@ class Mind:
         self._inbox: deque[Item] = deque()  # bounds and policies: see room() and put(); what is no audio is rare
         self._wake = asyncio.Event()
         self._space = asyncio.Event()
+        self._busy = False
         self._reply: _Reply | None = None
         self._reply_number = 0
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
@@ -138,8 +140,8 @@ class Mind:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and no reply is being given."""
-        return self._reply is None and not self._inbox
+        """Whether nothing waits or is being done, and no reply is being given."""
+        return self._reply is None and not self._inbox and not self._busy
 
     def is_stale(self, reply: int) -> bool:
         """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
@@ -152,6 +154,12 @@ class Mind:
         the user says, ``held_frames``, then further audio is dropped and counted.
         """
         while len(self._inbox) >= self._config.inbox_frames and not self._held_up():
+            self._space.clear()
+            await self._space.wait()
+
+    async def caught_up(self) -> None:
+        """Wait until the model has heard everything there is - unless a reply holds that up."""
+        while (self._inbox or self._busy) and not self._held_up():
             self._space.clear()
             await self._space.wait()
 
@@ -168,7 +176,8 @@ class Mind:
         self._lane.cancel()
         self._wake.set()
         if self._reply is not None:
-            self._unheard = self._reply.pacer.heard_frames(self._clock())
+            if self._reply.begun:
+                self._unheard = self._reply.pacer.heard_frames(self._clock())
             self._interrupted.append(self._reply.number)
             self._metrics.interrupted += 1
             self._close("cancelled", reason)
@@ -188,9 +197,10 @@ class Mind:
             if self._held_up():
                 self._space.set()
             elif self._inbox:
-                item = self._inbox.popleft()
+                self._busy = True
+                await self._handle(self._inbox.popleft())
+                self._busy = False
                 self._space.set()
-                await self._handle(item)
                 worked = True
             if self._reply is not None and self._reply.pacer.delay_s(self._clock()) <= 0.0:
                 await self._speak(self._reply)
@@ -238,7 +248,7 @@ class Mind:
             case Respond():
                 await self._begin(item)
             case Finish():
-                await self._listen_to_silence(item.silence_frames, None)
+                await self._listen_to_silence(item.silent_frames, None)
                 self._settle_at = self._clock() + _SETTLE_WAIT_S
             case Forget():
                 if item.heard_frames < self._kept_frames:
@@ -269,7 +279,7 @@ class Mind:
 
     async def _begin(self, item: Respond) -> None:
         if item.generation == self._lane.generation and self._settle_at is None:
-            await self._listen_to_silence(item.silence_frames, item.generation)
+            await self._listen_to_silence(item.silent_frames, item.generation)
         self._settle_at = None
         if item.generation != self._lane.generation:
             self._settle_at = self._clock() + _SETTLE_WAIT_S  # interrupted before it began
@@ -286,6 +296,7 @@ class Mind:
         self._emit(events.ReplyStarted(number, options.text_only, options.metadata, options.max_output_tokens))
 
     async def _speak(self, reply: _Reply) -> None:
+        reply.begun = True
         out = await self._lane.step(None, Mode.SPEAK)
         if reply.generation != self._lane.generation:
             return  # interrupted while the step ran

@@ -137,19 +137,19 @@ class DropTurn:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer turn ``turn``; ``silence`` samples of quiet have been heard after it. ``options`` None: as configured."""
+    """Answer turn ``turn``, spoken until ``speech_end`` (None: not known). ``options`` None: as configured."""
 
     turn: int
-    silence: int
+    speech_end: int | None
     options: CreateResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """The turn gets no reply now; finish its transcript."""
+    """The turn gets no reply now; finish its transcript. ``speech_end`` as in :class:`Reply`."""
 
     turn: int
-    silence: int
+    speech_end: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class TurnTaker:
             case SpeechStarted():
                 return self._speech_started(event)
             case SpeechStopped():
-                return self._end(now, event.speech_end, "silence") if self.listening else []
+                return self._end(event.at, event.speech_end, "silence") if self.listening else []
             case Quiet():
                 self._quiet = event.samples
                 self._finished = self._finished and event.samples > 0
@@ -224,7 +224,7 @@ class TurnTaker:
                 self._finished = event.probability >= self._threshold and event.at > now - self._quiet
                 return self._end_early(now)
             case Commit():
-                return self._commit(event)
+                return self._commit(event, now)
             case Clear():
                 return self._clear()
             case Create():
@@ -257,27 +257,26 @@ class TurnTaker:
             return []
         return [*self._end(now, now - self._quiet, "model"), RestartDetector()]
 
-    def _end(self, now: int, speech_end: int, by: EndedBy) -> list[Action]:
+    def _end(self, at: int, speech_end: int, by: EndedBy) -> list[Action]:
         self._phase = _Phase.WAITING
-        silence = max(0, now - speech_end)
-        actions: list[Action] = [StopTurn(self._turn, now, speech_end, by), CommitTurn(self._turn)]
+        actions: list[Action] = [StopTurn(self._turn, at, speech_end, by), CommitTurn(self._turn)]
         if self._rules.create_response and self._replies < 2:  # one speaking, one waiting
             self._replies += 1
-            return [*actions, Reply(self._turn, silence)]
-        return [*actions, Settle(self._turn, silence)]
+            return [*actions, Reply(self._turn, speech_end)]
+        return [*actions, Settle(self._turn, speech_end)]
 
-    def _commit(self, event: Commit) -> list[Action]:
+    def _commit(self, event: Commit, now: int) -> list[Action]:
         if self._rules.detect:
             if not self.listening:
                 message = "there is no speech in the audio buffer to commit"
                 return [Reject("input_audio_buffer_commit_empty", message, event.event_id)]
             self._phase = _Phase.WAITING
-            return [CommitTurn(self._turn), Settle(self._turn, self._quiet), RestartDetector()]
+            return [CommitTurn(self._turn), Settle(self._turn, now - self._quiet), RestartDetector()]
         if event.buffered < ms_to_samples(MIN_COMMIT_MS):
             message = f"the audio buffer holds less than {MIN_COMMIT_MS} ms of audio"
             return [Reject("input_audio_buffer_commit_empty", message, event.event_id)]
         self._turn += 1
-        return [CommitTurn(self._turn), Settle(self._turn, 0)]
+        return [CommitTurn(self._turn), Settle(self._turn, None)]
 
     def _clear(self) -> list[Action]:
         if not self.listening:
@@ -293,7 +292,7 @@ class TurnTaker:
             message = "the user is speaking; commit the audio buffer first"
             return [Reject("input_audio_buffer_not_committed", message, options.event_id)]
         self._replies += 1
-        return [Reply(self._turn, 0, options)]
+        return [Reply(self._turn, None, options)]
 
     def _cancel(self, event: Cancel) -> list[Action]:
         if not self.replying:

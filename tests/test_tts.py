@@ -169,7 +169,7 @@ def test_finish_trims_and_moves_times() -> None:
     pcm = np.zeros(3 * SAMPLE_RATE, np.float32)
     pcm[SAMPLE_RATE : 2 * SAMPLE_RATE] = 0.01
     done = finish(Utterance(pcm, (("oh", 1.0, 2.0),), (("OW", 1.0, 2.0),)))
-    assert done.words == (("oh", pytest.approx(0.05), pytest.approx(1.05)),)
+    assert done.words[0][1:] == pytest.approx((0.05, 1.05))
     assert done.duration_s == pytest.approx(1.15)
     assert np.sqrt(np.mean(np.square(done.pcm[2400:24000]))) == pytest.approx(0.1, rel=0.01)
 

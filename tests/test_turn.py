@@ -55,19 +55,19 @@ def test_speech_opens_a_turn() -> None:
 
 
 def test_silence_ends_the_turn_with_a_reply() -> None:
-    """The detector's stop commits the turn and asks for a reply that knows how much silence was heard."""
+    """The detector's stop commits the turn and asks for a reply that knows when speech ended."""
     actions = listening().on(SpeechStopped(2_000 * MS, 1_500 * MS), 2_000 * MS)
     assert actions == [
         StopTurn(1, 2_000 * MS, 1_500 * MS, "silence"),
         CommitTurn(1),
-        Reply(1, 500 * MS),
+        Reply(1, 1_500 * MS),
     ]
 
 
 def test_without_create_response_the_turn_is_only_settled() -> None:
     """create_response false commits and asks for nothing."""
     actions = listening(Rules(create_response=False)).on(SpeechStopped(2_000 * MS, 1_500 * MS), 2_000 * MS)
-    assert actions[1:] == [CommitTurn(1), Settle(1, 500 * MS)]
+    assert actions[1:] == [CommitTurn(1), Settle(1, 1_500 * MS)]
 
 
 def test_the_model_ends_a_turn_early() -> None:
@@ -78,7 +78,7 @@ def test_the_model_ends_a_turn_early() -> None:
     assert actions == [
         StopTurn(1, 1_660 * MS, 1_500 * MS, "model"),
         CommitTurn(1),
-        Reply(1, 160 * MS),
+        Reply(1, 1_500 * MS),
         RestartDetector(),
     ]
 
@@ -120,9 +120,9 @@ def test_speech_leaves_a_protected_reply_alone() -> None:
     turns.on(SpeechStarted(0, 0), 0)
     turns.on(SpeechStopped(1_000, 500), 1_000)
     assert turns.on(SpeechStarted(2_000, 1_900), 2_000) == [StartTurn(2, 1_900)]
-    assert turns.on(SpeechStopped(3_000, 2_500), 3_000)[-1] == Reply(2, 500)
+    assert turns.on(SpeechStopped(3_000, 2_500), 3_000)[-1] == Reply(2, 2_500)
     turns.on(SpeechStarted(4_000, 3_900), 4_000)
-    assert turns.on(SpeechStopped(5_000, 4_500), 5_000)[-1] == Settle(3, 500)
+    assert turns.on(SpeechStopped(5_000, 4_500), 5_000)[-1] == Settle(3, 4_500)
 
 
 def test_no_reply_is_interrupted_after_its_end() -> None:
@@ -141,7 +141,7 @@ def test_commit_without_speech_is_empty() -> None:
 
 def test_commit_ends_a_detected_turn_without_a_reply() -> None:
     """The client may cut the user's turn; answering is then up to the client too."""
-    assert listening().on(Commit(), 2_000 * MS) == [CommitTurn(1), Settle(1, 0), RestartDetector()]
+    assert listening().on(Commit(), 2_000 * MS) == [CommitTurn(1), Settle(1, 2_000 * MS), RestartDetector()]
 
 
 @pytest.mark.parametrize(("buffered_ms", "accepted"), [(0, False), (99, False), (100, True)])
@@ -179,7 +179,7 @@ def test_create_while_the_user_speaks_is_refused() -> None:
 def test_create_asks_for_a_reply() -> None:
     """An idle agent answers when told to."""
     options = CreateResponse(text_only=True)
-    assert taker().on(Create(options), 0) == [Reply(0, 0, options)]
+    assert taker().on(Create(options), 0) == [Reply(0, None, options)]
 
 
 def test_cancel() -> None:

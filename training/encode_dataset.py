@@ -1,7 +1,6 @@
 """Turn conversations into the code sequences the S2S model trains on.
 
-``python -m training.encode_dataset --data_dir data/conversations --features data/features --codec runs/codec
---output data/codes``
+``python -m training.encode_dataset --data_dir data/conversations --codec runs/codec --output data/codes``
 
 User turns become semantic codes (from the augmented embeddings of :mod:`training.user_features`); replies become
 prosody and acoustic codes, each encoded from silence with its first sample on a frame boundary, so that the same
@@ -236,13 +235,13 @@ def paired_folders(data_dir: Path, features: Path) -> Iterable[tuple[Path, Path]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True)
-    parser.add_argument("--features", type=Path, action="append", required=True, help="repeatable: several copies")
+    parser.add_argument("--features", type=Path, action="append", help="repeatable; default: CODEC/features")
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     encoders = CodecEncoders(args.codec)
     cache: dict[str, np.ndarray] = {}
-    for index, features in enumerate(args.features):
+    for index, features in enumerate(args.features or [args.codec / "features"]):
         conversations = [
             encode_conversation(folder, file, encoders, cache)
             for folder, file in tqdm(list(paired_folders(args.data_dir, features)), unit="conv")

@@ -6,15 +6,16 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from models.checkpoint import git_commit, write_json
+from models.checkpoint import git_commit, tuplify, write_json
 
 
 @dataclasses.dataclass
@@ -118,6 +119,27 @@ class Run:
 def _command() -> list[str]:
     module = Path(sys.argv[0])
     return [f"{module.parent.name}.{module.stem}", *sys.argv[1:]]
+
+
+def read_section(path: Path | None, section: str, allowed: Collection[str]) -> dict[str, Any]:
+    """Overrides of one section of a YAML settings file, lists as tuples; empty without a file.
+
+    Raises:
+        ValueError: not a mapping, or a key that is not allowed; the message names file and key.
+    """
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text("utf8")) or {}
+    except (OSError, yaml.YAMLError) as exc:
+        raise ValueError(f"{path}: cannot be read as YAML ({exc})") from exc
+    values = content.get(section, {}) if isinstance(content, dict) else None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: section {section} is not a mapping")
+    unknown = sorted(set(values) - set(allowed))
+    if unknown:
+        raise ValueError(f"{path}: {section}: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(allowed))}")
+    return {key: tuplify(value) for key, value in values.items()}
 
 
 def seed_everything(seed: int) -> None:

@@ -20,7 +20,7 @@ from models.features import FRAME_SIZE, HOP
 from models.source_filter import synthesise
 from training.audio_data import Clip, audio_files, crop, load_clips
 from training.losses import SpectralLoss, pitch_loss
-from training.run import Budget, Run, cosine, seed_everything
+from training.run import Budget, Run, cosine, read_section, seed_everything
 
 MEL_WEIGHT, F0_WEIGHT, VOICING_WEIGHT = 2.0, 6.0, 0.5
 EDGE_FRAMES = 2  # the first frames of a crop start from a cold state: heard by the network, not by the loss
@@ -83,7 +83,8 @@ def draw_batch(sources: list[Source], size: int, frames: int, rng: np.random.Gen
 def train(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     torch.set_num_threads(args.threads)
-    config = CodecConfig()
+    fields = [field.name for field in dataclasses.fields(CodecConfig)]
+    config = CodecConfig(**read_section(args.config, "codec", fields))
     half = AcousticHalf(config)
     if args.init:
         half.load_state_dict(torch.load(args.init / "trainer.pt", weights_only=True)["module"])
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="stop after this many steps; 0 = no limit")
     parser.add_argument("--minutes", type=float, default=30.0, help="wall-clock budget; 0 = no limit")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--config", type=Path, help="YAML with a section 'codec'")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from models.checkpoint import load_weights, read_header, save_model, tuplify
 from models.s2s import S2S, S2SConfig, agent_cross_entropy, evaluating
 from models.tokenizer import PAD, Tokenizer
 from training.encode_dataset import EncodedTurn, load_codec_config, load_codes
-from training.run import Budget, Run, cosine, seed_everything
+from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.s2s_data import IGNORE, Batch, Batcher
 
 PAD_WEIGHT = 0.3
@@ -106,12 +105,8 @@ def build(args: argparse.Namespace, vocabulary: int) -> S2S:
         return load_s2s(args.init)
     codec = load_codec_config(args.codec)
     config = S2SConfig(vocabulary, codec.semantic_levels, codec.agent_levels)
-    if args.config:
-        overrides = yaml.safe_load(args.config.read_text("utf8")) or {}
-        unknown = set(overrides) - {"lead_frames", "transcript_delay_frames", "window", "backbone"}
-        if unknown:
-            raise ValueError(f"{args.config}: unknown keys {', '.join(sorted(unknown))}")
-        config = replace(config, **overrides)
+    allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
+    config = replace(config, **read_section(args.config, "s2s", allowed))
     return S2S(config)
 
 
@@ -187,7 +182,7 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory; a run in it is continued")
     parser.add_argument("--init", type=Path, help="checkpoint directory to start from")
-    parser.add_argument("--config", type=Path, help="YAML with lead_frames, window, backbone, ...")
+    parser.add_argument("--config", type=Path, help="YAML with a section 's2s'")
     parser.add_argument("--epochs", type=float, default=0.0, help="0 = no limit")
     parser.add_argument("--steps", type=int, default=0, help="0 = no limit")
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget; 0 = no limit")

@@ -20,7 +20,7 @@ from models.checkpoint import load_weights, save_model
 from models.codec import CodecConfig, SemanticEncoder
 from models.tokenizer import PAD, Tokenizer
 from training.phones import PHONES
-from training.run import Budget, Run, cosine, seed_everything
+from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.scoring import word_errors
 from training.user_features import FRONT_END, SUB_FRAMES, UNKNOWN_PHONE, load_features
 
@@ -151,7 +151,8 @@ def train(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     torch.set_num_threads(args.threads)
     tokenizer = Tokenizer.load(args.output / "tokenizer.json")
-    config = CodecConfig()
+    fields = [field.name for field in dataclasses.fields(CodecConfig)]
+    config = CodecConfig(**read_section(args.config, "codec", fields))
     trainee = SemanticTrainee(config, len(tokenizer))
     load_weights(trainee.encoder.front, FRONT_END)
     trainee.encoder.front.requires_grad_(False)
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--config", type=Path, help="YAML with a section 'codec'")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
