@@ -8,6 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := run
 
 VENV := .venv
+TINY := runs/tiny
 PY := $(VENV)/bin/python
 ARGS ?=
 TORCH ?= torch==2.13.0
@@ -54,8 +55,16 @@ format: setup-train
 bench: setup
 	@$(PY) -m agent.bench --json bench.json $(ARGS)
 
+# The whole road at toy size: data, codec, codes, S2S model, export, one spoken question answered. Noise, in two minutes.
 tiny: setup-train
-	@$(PY) -m pytest tests/test_training_smoke.py -v -s $(ARGS)
+	@rm -rf $(TINY)
+	$(PY) -m training.generate_conversations --domain coffee --num_pairs 24 --max_turns 2 --output_dir $(TINY)/conversations
+	$(PY) -m training.train_codec --config configs/tiny.yaml --data_dir $(TINY)/conversations --steps 20 --minutes 2 --output $(TINY)/codec
+	$(PY) -m training.encode_dataset --data_dir $(TINY)/conversations --codec $(TINY)/codec --output $(TINY)/codes
+	$(PY) -m training.train_s2s --config configs/tiny.yaml --data_dir $(TINY)/codes --codec $(TINY)/codec --steps 20 --minutes 2 --output $(TINY)/s2s
+	$(PY) -m training.export --codec $(TINY)/codec --s2s $(TINY)/s2s --output $(TINY)/models
+	$(PY) run_agent.py --codec $(TINY)/models/codec --s2s $(TINY)/models/s2s --input $(TINY)/conversations/conv_000001/user.wav --output $(TINY)/answer.wav
+	@echo "$(TINY)/answer.wav holds the answer of $(TINY)/models"
 
 setup: $(VENV)/.run-stamp
 

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the agent; returns the exit code, 2 for bad input."""
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # a port scan is no news; sessions log for themselves
     # imported here so that --help and wrong flags answer at once
     from agent.errors import AgentError
     from models.errors import ModelError
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from agent.config import load_config
     from agent.daemon import Daemon
+    from agent.worker import warm_up
     from models.runtime import Engine
 
     flags = [
@@ -68,6 +69,7 @@ def _serve(args: argparse.Namespace) -> int:
     ]
     config = load_config(_config_path(args), [*args.overrides, *flags])
     engine = Engine.load(*_artefacts(args))
+    warm_up(engine)
     daemon = Daemon(engine, config, audio=not args.no_audio, started_at=STARTED_AT)
     asyncio.run(daemon.run(signals=True))
     return 0

@@ -13,8 +13,9 @@ from collections.abc import Callable
 import numpy as np
 
 from agent import turn
+from agent.inbox import Finish, Forget, Hear, Respond
 from agent.metrics import SessionMetrics, TurnMetrics
-from agent.mind import Clock, Finish, Forget, Hear, Mind, ReplyConfig, Respond
+from agent.mind import Clock, Mind, ReplyConfig
 from agent.turn import Rules, TurnConfig, TurnTaker
 from agent.worker import Lane
 from streaming import realtime_events as events
@@ -160,7 +161,6 @@ class Conversation:
     async def _hear_held(self) -> None:
         if (rest := self._framer.flush()) is not None:
             self._held.append(rest.pcm)
-            self._framer.reset(self._now)
         while self._held:
             await self._mind.room()
             self._mind.put(Hear(self._held.popleft(), self._now, self._taker.turn, listen=True))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.inbox import Finish, Forget, Hear, Item, Respond
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
 from agent.worker import Lane
@@ -40,44 +41,6 @@ class ReplyConfig(BaseModel):
     """Frames that may wait for the model; a sender that is faster is made to wait."""
     held_frames: int = Field(750, ge=1)
     """Frames of speech kept while a reply may not be interrupted; later ones are dropped and counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hear:
-    """One frame of the user, float32 [frame_size], ending at sample ``end``; ``listen``: it is part of ``turn``."""
-
-    pcm: np.ndarray
-    end: int
-    turn: int = 0
-    listen: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Respond:
-    """Answer ``turn``; stale once the lane's generation has passed ``generation``."""
-
-    turn: int
-    generation: int
-    silent_frames: int
-    options: events.CreateResponse
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """``turn`` is not answered now: complete its transcript."""
-
-    turn: int
-    silent_frames: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Only ``heard_frames`` of the latest reply were heard."""
-
-    heard_frames: int
-
-
-Item = Hear | Respond | Finish | Forget
 
 
 @dataclass(slots=True)

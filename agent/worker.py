@@ -8,7 +8,6 @@
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import numpy as np
 from agent.errors import StepError
 from models.runtime import Mode, StepOut
 
-logger = logging.getLogger(__name__)
+_WARM_UP_SPEAKS = 6  # text leads the audio: the decoder has its first turn after some steps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,3 +123,18 @@ class Lane:
             return await self._worker.call(function, *args, **kwargs)
         finally:
             self._busy = False
+
+
+def warm_up(engine: StepEngine) -> None:
+    """Run every kind of step once on a state of its own, so that the first user does not wait for first times.
+
+    Raises:
+        StepError: the engine cannot step.
+    """
+    silence = np.zeros(engine.frame_size, np.float32)
+    try:
+        state = engine.new_state()
+        for pcm, mode in ((silence, Mode.IDLE), (silence, Mode.LISTEN), *[(None, Mode.SPEAK)] * _WARM_UP_SPEAKS):
+            engine.step(pcm, state, mode)
+    except Exception as exc:  # whatever is wrong with the models is one sentence at the start
+        raise StepError(f"the models do not run: {exc}") from exc

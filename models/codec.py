@@ -26,7 +26,7 @@ SUB_FRAMES = 4  # 20 ms units inside a frame
 class CodecConfig:
     """Sizes of the codec; the group levels define the code alphabet."""
 
-    semantic_levels: tuple[tuple[int, ...], ...] = ((8, 5, 5, 5),) * 3
+    semantic_levels: tuple[tuple[int, ...], ...] = ((8, 5, 5, 5),) * 4
     prosody_levels: tuple[int, ...] = (15, 9, 5, 5)
     acoustic_levels: tuple[tuple[int, ...], ...] = ((8, 5, 5, 5),) * 4
     semantic_dim: int = 256
@@ -52,6 +52,7 @@ class DecoderOutput:
 
     @property
     def voicing(self) -> Tensor:
+        """Probability of voice, [B, T]."""
         return torch.sigmoid(self.voicing_logit)
 
     def responses(self) -> tuple[Tensor, Tensor]:
@@ -77,6 +78,7 @@ class SemanticEncoder(nn.Module):
         self.front_states = len(self.front.state_shapes)
 
     def init_state(self, batch: int) -> State:
+        """Silence before the first frame."""
         return self.front.init_state(batch) + self.context.init_state(batch)
 
     def latents(self, embedding: Tensor, state: State) -> tuple[Tensor, State]:
@@ -85,6 +87,7 @@ class SemanticEncoder(nn.Module):
         return self.leave(x), state
 
     def forward(self, mel: Tensor, state: State) -> tuple[Tensor, State]:
+        """mel32 [B, 8 T, 32] -> codes int64 [B, T, n] and the new state."""
         embedding, front = self.front(mel, state[: self.front_states])
         latents, context = self.latents(embedding, state[self.front_states :])
         return self.fsq.to_codes(self.fsq.indices(latents)), front + context
@@ -107,6 +110,7 @@ class AcousticEncoder(nn.Module):
         )
 
     def init_state(self, batch: int) -> State:
+        """Silence before the first frame."""
         return self.stem.init_state(batch) + self.body.init_state(batch)
 
     def latents(self, mel: Tensor, pitch: Tensor, state: State) -> tuple[Tensor, State]:
@@ -121,6 +125,7 @@ class AcousticEncoder(nn.Module):
         return torch.cat([prosody, self.leave(x)], dim=-1), stem + body
 
     def forward(self, mel: Tensor, pitch: Tensor, state: State) -> tuple[Tensor, State]:
+        """Features of 8 T hops -> codes int64 [B, T, 1 + n] and the new state."""
         latents, state = self.latents(mel, pitch, state)
         return self.fsq.to_codes(self.fsq.indices(latents)), state
 
@@ -141,6 +146,7 @@ class Decoder(nn.Module):
             self.head.weight.mul_(0.3)
 
     def init_state(self, batch: int) -> State:
+        """Silence before the first frame."""
         return self.context.init_state(batch) + self.body.init_state(batch)
 
     def from_values(self, values: Tensor, state: State) -> tuple[DecoderOutput, State]:
@@ -152,11 +158,16 @@ class Decoder(nn.Module):
         x = x.reshape(x.shape[0], -1, x.shape[2] // 2)  # [B, 8 T, 2 + 3 N_BINS]
         octave, voicing, harmonic, angle, noise = x.split([1, 1, N_BINS, N_BINS, N_BINS], dim=-1)
         output = DecoderOutput(
-            octave.squeeze(-1).clamp(-1.0, 1.9), voicing.squeeze(-1), harmonic.clamp(-12, 3) - 3.0, angle, noise.clamp(-12, 3) - 4.0
+            octave.squeeze(-1).clamp(-1.0, 1.9),
+            voicing.squeeze(-1),
+            harmonic.clamp(-12, 3) - 3.0,
+            angle,
+            noise.clamp(-12, 3) - 4.0,
         )
         return output, context + body
 
     def forward(self, codes: Tensor, state: State) -> tuple[DecoderOutput, State]:
+        """Codes int64 [B, T, 1 + n] -> parameters of 8 T hops and the new state."""
         return self.from_values(self.fsq.dequantize(codes), state)
 
 

@@ -5,6 +5,7 @@ outputs. Chunked calls give what one call over everything gives.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,11 @@ class CausalConv1d(nn.Module):
         self.inputs, self.keep = inputs, kernel - stride
 
     def init_state(self, batch: int) -> State:
+        """Silence before the first frame."""
         return [torch.zeros(batch, self.keep, self.inputs)]
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """[B, T, inputs] -> [B, T / stride, outputs] and the new state."""
         x = torch.cat([state[0], x], dim=1)
         return self.conv(x.transpose(1, 2)).transpose(1, 2), [x[:, x.shape[1] - self.keep :]]
 
@@ -41,9 +44,11 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), 0.2))
 
     def init_state(self, batch: int) -> State:
+        """Silence before the first frame."""
         return self.depthwise.init_state(batch)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """[B, T, D] -> the same shape, and the new state."""
         y, state = self.depthwise(x, state)
         return x + self.scale * self.project(F.gelu(self.expand(self.norm(y)))), state
 
@@ -57,9 +62,11 @@ class CausalGRU(nn.Module):
         self.gru = nn.GRU(dim, dim, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
     def init_state(self, batch: int) -> State:
+        """Silence before the first frame."""
         return [torch.zeros(self.layers, batch, self.dim)]
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """[B, T, D] -> the same shape, and the new state."""
         y, hidden = self.gru(x, state[0])
         return x + y, [hidden]
 
@@ -70,12 +77,18 @@ class Chain(nn.Module):
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.sizes = [len(block.init_state(1)) for block in self.blocks]
+        self.sizes = [len(part) for part in self._fresh(1)]
+
+    def _fresh(self, batch: int) -> list[State]:
+        blocks: Any = self.blocks
+        return [block.init_state(batch) for block in blocks]
 
     def init_state(self, batch: int) -> State:
-        return [tensor for block in self.blocks for tensor in block.init_state(batch)]
+        """Silence before the first frame."""
+        return [tensor for part in self._fresh(batch) for tensor in part]
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """What the blocks make of ``x`` one after the other, and the new state."""
         kept: State = []
         start = 0
         for block, size in zip(self.blocks, self.sizes, strict=True):

@@ -1,8 +1,8 @@
 """Errors of the models package.
 
-    ModelError
-    ├── ArtefactError     a checkpoint, config or ONNX file is missing, damaged or of another version
-    └── ProsodyTagError   a text holds a prosody tag that does not exist
+ModelError
+├── ArtefactError     a checkpoint, config or ONNX file is missing, damaged or of another version
+└── ProsodyTagError   a text holds a prosody tag that does not exist
 """
 
 

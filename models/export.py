@@ -91,7 +91,7 @@ def export_acoustic(net: AcousticEncoder, path: Path) -> None:
 
 
 def export_decoder(net: Decoder, path: Path) -> None:
-    """codes int64 [1, 1, m] -> octave, voicing [1, 8]; harmonic real, imaginary and noise [1, 8, N_BINS]."""
+    """Codes int64 [1, 1, m] -> octave, voicing [1, 8]; harmonic real, imaginary and noise [1, 8, N_BINS]."""
     state = net.init_state(1)
     outputs = ["octave", "voicing", "harmonic_real", "harmonic_imaginary", "noise"]
     names, outputs = _with_state(state, ["codes"], outputs)

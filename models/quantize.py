@@ -33,7 +33,7 @@ class GroupedFSQ(nn.Module):
         self.register_buffer("radix", torch.tensor(radix), persistent=False)
 
     def forward(self, z: Tensor, hard: Tensor | bool = True) -> Tensor:
-        """Latents [..., dims] -> values in [-1, 1] of the same shape; where ``hard`` is false only the squashing acts."""
+        """Latents [..., dims] -> values in [-1, 1] of that shape; where ``hard`` is false only the squashing acts."""
         top = (self.levels - 1).to(z.dtype)
         soft = torch.sigmoid(z) * top
         rounded = soft + (torch.round(soft) - soft).detach()

@@ -208,10 +208,14 @@ class Engine:
     def truncate_reply(self, state: State, heard_frames: int) -> None:
         """Forget the part of the last reply that was not heard (barge-in).
 
+        Only the newest steps of a session can be forgotten: without effect when it has listened since the reply.
+
         Args:
             state: the session's.
             heard_frames: how many frames of the reply's audio were played.
         """
+        if state.position != state.reply_start + state.reply_steps:
+            return
         keep = state.reply_start + min(max(heard_frames, 0) + self._lead, state.reply_steps)
         for position in range(keep, state.reply_start + state.reply_steps):
             state.step.inputs["mask"][..., position % self._window] = BLOCKED

@@ -10,6 +10,7 @@
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,13 +97,17 @@ class WindowCache(Cache):
         self.new_keys: list[Tensor] = []
         self.new_values: list[Tensor] = []
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Past and new keys and values of a layer, joined over time."""
         self.new_keys.append(key_states)
         self.new_values.append(value_states)
         keys, values = self._past
         return torch.cat([keys[layer_idx], key_states], dim=2), torch.cat([values[layer_idx], value_states], dim=2)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Slots of the ring, used or not."""
         return int(self._past[0].shape[3])
 
 
@@ -154,6 +159,7 @@ class S2S(nn.Module):
         )  # fmt: skip
 
     def heads(self, hidden: Tensor) -> FrameOutput:
+        """Logits of all streams from the backbone's output [B, T, D]."""
         return FrameOutput(
             self.text_head(hidden), self.transcript_head(hidden), self.agent_head(hidden), self.turn_head(hidden)
         )
@@ -196,16 +202,21 @@ def agent_cross_entropy(logits: Tensor, codes: Tensor, fsq: GroupedFSQ) -> Tenso
     indices = fsq.to_indices(codes)
     parts = torch.split(logits, fsq.levels.tolist(), dim=-1)
     return torch.stack(
-        [F.cross_entropy(part.flatten(0, -2), indices[..., dim].flatten(), reduction="none") for dim, part in enumerate(parts)],
+        [
+            F.cross_entropy(part.flatten(0, -2), indices[..., dim].flatten(), reduction="none")
+            for dim, part in enumerate(parts)
+        ],
         dim=-1,
     ).reshape(*indices.shape)
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Any:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, restored afterwards."""
     was = module.training
     module.eval()
-    with torch.no_grad():
-        yield
-    module.train(was)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was)

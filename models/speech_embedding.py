@@ -1,12 +1,11 @@
 """Google's ``speech_embedding`` front end as a streaming torch module.
 
 Lin et al., "Training keyword spotters with limited and synthesized speech data", arXiv 2002.01322; weights Apache-2.0,
-converted from the ONNX file of the openwakeword package. A stack of valid convolutions over time, so one embedding of
+converted from the ONNX file of the openwakeword package
+by :mod:`training.convert_speech_embedding`. A stack of valid convolutions over time, so one embedding of
 a 760 ms window comes out every 8 mel hops; with the last two hops of each time convolution kept as state nothing is
 computed twice, at a tenth of the cost of the windowed graph and with the same numbers.
 """
-
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,9 @@ EMBEDDING_DIM = 96
 class SpeechEmbedding(nn.Module):
     """mel32 [B, 8 T, 32] -> embeddings [B, T, 96]; state is one [B, C, 2, F] tensor a time convolution."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.convs = nn.ModuleList()
@@ -46,9 +48,11 @@ class SpeechEmbedding(nn.Module):
         self.register_buffer("shift", torch.zeros(24))
 
     def init_state(self, batch: int) -> list[Tensor]:
+        """Silence before the first frame."""
         return [torch.zeros(batch, *shape) for shape in self.state_shapes]
 
     def forward(self, mel: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """See the class; returns the embeddings and the new state."""
         x = mel.unsqueeze(1)  # [B, 1, 8 T, 32]
         conv = iter(self.convs)
         past = iter(state)
@@ -66,21 +70,3 @@ class SpeechEmbedding(nn.Module):
             if kind != "out":
                 x = torch.clamp_min(F.leaky_relu(x, 0.2), -0.4)
         return x.squeeze(3).transpose(1, 2), kept  # [B, T, 96]
-
-
-def load_onnx_weights(module: SpeechEmbedding, path: Path) -> None:
-    """Copy the weights of ``embedding_model.onnx`` (openwakeword package) into ``module``."""
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(str(path)).graph
-    values = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
-    nodes = [node for node in graph.node if node.op_type == "Conv"]
-    with torch.no_grad():
-        for conv, node in zip(module.convs, nodes, strict=True):
-            conv.weight.copy_(values[node.input[1]])
-            conv.bias.copy_(values[node.input[2]] if len(node.input) > 2 else torch.zeros_like(conv.bias))
-        norm = next(node for node in graph.node if node.op_type == "BatchNormalization")
-        gain, bias, mean, var = (values[name] for name in norm.input[1:5])
-        module.scale.copy_(gain / torch.sqrt(var + 1e-3))
-        module.shift.copy_(bias - mean * module.scale)

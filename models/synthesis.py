@@ -39,6 +39,7 @@ class SynthesisState:
 
 
 def new_synthesis_state() -> SynthesisState:
+    """Silence before the first hop."""
     return SynthesisState(0.0, 0.0, 0.0, 0, np.zeros((2, HOP), np.float32), np.zeros(HOP, np.float32))
 
 

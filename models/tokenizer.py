@@ -72,14 +72,14 @@ class Tokenizer:
         if word in self._ids:
             return [self._ids[word]]
         lead, rest = (" ", word[1:]) if word.startswith(" ") else ("", word)
-        first, *others = rest
-        return [self._ids[char] for char in (lead + first, *others) if char in self._ids]
+        return [self._ids[char] for char in (lead + rest[0], *rest[1:]) if char in self._ids]
 
     def piece(self, token: int) -> str:
         """The text behind an internal id; specials and prosody tokens are silent (empty)."""
         return self.pieces[token - FIRST_PIECE] if FIRST_PIECE <= token < len(self) else ""
 
     def decode(self, ids: Iterable[int]) -> str:
+        """The text of internal ids, without the space before its first word."""
         return "".join(self.piece(token) for token in ids).strip()
 
     def external_id(self, token: int) -> int:
@@ -88,6 +88,7 @@ class Tokenizer:
         return PROSODY_ID_BASE + token - FIRST_PROSODY if is_prosody else token
 
     def save(self, path: Path) -> None:
+        """Write JSON that :meth:`load` reads."""
         path.write_text(json.dumps({"format": "repartee-tokenizer", "version": 1, "pieces": self.pieces}), "utf8")
 
     @classmethod

@@ -211,8 +211,8 @@ class RealtimeProtocol:
             )
         pcm = messages.decode_audio(part.get("audio"), "item.content.0.audio")
         if not 0 < pcm.size <= MAX_ITEM_S * SAMPLE_RATE_HZ:
-            message = f"the item must hold audio of up to {MAX_ITEM_S} s"
-            raise RequestError("invalid_audio", message, "item.content.0.audio")
+            sentence = f"the item must hold audio of up to {MAX_ITEM_S} s"
+            raise RequestError("invalid_audio", sentence, "item.content.0.audio")
         self._add_user_item(Item(item_id or self._new_id("item"), "user", "input_audio"))
         return events.HearItem(pcm)
 

@@ -139,7 +139,7 @@ class UserText:
 
 @dataclass(frozen=True, slots=True)
 class UserTextDone:
-    """The transcript of the user's turn is complete; ``failed`` when the turn was never understood."""
+    """The transcript of the user's turn is complete."""
 
     turn: int
 

@@ -26,8 +26,9 @@ from streaming.realtime_messages import error_body
 logger = logging.getLogger(__name__)
 
 PATHS = ("/v1/realtime", "/realtime")
-GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
+POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1008, 1011, 1013
 _CLOSE_TIMEOUT_S = 2.0
+_PING_TIMEOUT_S = 60.0  # a client that sends faster than real time has its pong far behind its own audio
 
 
 class ServerConfig(BaseModel):
@@ -121,6 +122,7 @@ class RealtimeServer:
             select_subprotocol=_select_subprotocol,
             compression=None,  # latency matters more than bytes
             max_size=int(self._config.max_message_mib * 2**20),
+            ping_timeout=_PING_TIMEOUT_S,
             close_timeout=_CLOSE_TIMEOUT_S,
             server_header="repartee",
         )

@@ -5,6 +5,7 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ class FakeState:
     truncations: list[int] = field(default_factory=list)
     reply_step: int = 0
     listened: int = 0
+    broken: bool = False
 
 
 class FakeEngine:
@@ -72,7 +74,7 @@ class FakeEngine:
         if self.step_s:
             time.sleep(self.step_s)
         state.modes.append(mode)
-        if self.fail_at is not None and len(state.modes) >= self.fail_at:
+        if state.broken or (self.fail_at is not None and len(state.modes) >= self.fail_at):
             raise RuntimeError("the fake engine was told to fail")
         if mode is Mode.SPEAK:
             assert pcm is None
@@ -198,3 +200,10 @@ class FakeClient:
     def types(self) -> list[str]:
         """Types of everything that was sent, in order."""
         return [message["type"] for message in self.sent]
+
+
+async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait, in steps of a millisecond, until the condition holds; TimeoutError when it never does."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)

@@ -339,7 +339,7 @@ def test_fields_that_can_be_set(update: Json, field: str, value: Any) -> None:
 
 
 def test_turn_detection_can_be_switched_off_and_on() -> None:
-    """null is push to talk; an object afterwards starts from the defaults."""
+    """Null is push to talk; an object afterwards starts from the defaults."""
     made = protocol(audio={"input": {"turn_detection": None}})
     assert made.config.audio.input.turn_detection is None
     say(made, type="session.update", session={"audio": {"input": {"turn_detection": {"type": "server_vad"}}}})
@@ -553,7 +553,8 @@ def test_truncate_trims_the_transcript() -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "end_ms", "code"), [(0, 161, "audio_end_ms_too_large"), (1, 100, "invalid_value"), (0, -1, "invalid_type")]
+    ("index", "end_ms", "code"),
+    [(0, 161, "audio_end_ms_too_large"), (1, 100, "invalid_value"), (0, -1, "invalid_type")],
 )
 def test_truncations_that_are_refused(index: int, end_ms: int, code: str) -> None:
     """Nothing longer than what was said, and only the one part there is."""
@@ -610,6 +611,7 @@ def test_clearing_forgets_the_turn() -> None:
         "input_audio_buffer.speech_started",
         "input_audio_buffer.cleared",
     ]
+    assert not made._turns
 
 
 def test_a_server_fault_says_so() -> None:

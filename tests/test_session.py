@@ -12,12 +12,13 @@ import pytest
 from agent.conversation import Conversation
 from agent.mind import ReplyConfig
 from agent.session import Session, SessionLimits
-from agent.turn import TurnConfig
+from agent.turn import Cancel, TurnConfig
 from agent.worker import Worker
 from models.runtime import Mode
+from streaming import realtime_events as events
 from streaming.vad import VadConfig
 from streaming.websocket import Client
-from tests.fakes import FRAME, FakeClient, FakeClock, FakeEngine, FakeState, silence, speech, spoken_turn
+from tests.fakes import FRAME, FakeClient, FakeClock, FakeEngine, FakeState, eventually, silence, speech, spoken_turn
 
 VAD = VadConfig(detector="energy", silence_duration_ms=500)
 MODEL_OFF = TurnConfig(end_of_turn_threshold=2.0)
@@ -145,6 +146,19 @@ async def test_the_model_can_end_the_turn() -> None:
     assert zeros >= 6
 
 
+async def test_speech_soon_after_the_model_ended_the_turn() -> None:
+    """The detector, which still waited for its silence, notices the next speech and interrupts the reply."""
+    engine, client = FakeEngine(reply_frames=300, end_of_turn=0.95), FakeClient()
+    turns = TurnConfig(end_of_turn_threshold=0.7, end_of_turn_silence_ms=160)
+    async with serving(engine, client, ReplyConfig(max_lead_ms=400), turns=turns):
+        client.speak(spoken_turn(after_s=0.3))
+        await client.wait_for("response.output_audio.delta")
+        client.speak(speech(0.3))
+        await client.wait_for("input_audio_buffer.speech_started", 2)
+        done = await client.wait_for("response.done")
+    assert done["response"]["status_details"]["reason"] == "turn_detected"
+
+
 async def test_transcript_events() -> None:
     """The user's words stream when asked for, late ones included, and complete once."""
     engine, client = FakeEngine(), FakeClient()
@@ -257,6 +271,39 @@ async def test_interrupt_response_false_finishes_first() -> None:
     assert second["response"]["usage"]["input_token_details"]["audio_tokens"] > 0
 
 
+async def test_speech_kept_for_later_is_bounded() -> None:
+    """While a reply is protected only so much speech is kept; the rest is dropped and counted."""
+    engine, client = FakeEngine(reply_frames=150, step_s=0.001), FakeClient()
+    async with serving(engine, client, ReplyConfig(max_lead_ms=None, held_frames=10)) as session:
+        update(client, turn_detection={"interrupt_response": False})
+        client.speak(spoken_turn())
+        await client.wait_for("response.output_audio.delta")
+        client.speak(spoken_turn(1.6))
+        await client.wait_for("response.done", 2)
+        assert session.conversation.metrics.dropped_frames > 5
+
+
+async def test_interrupting_before_the_first_step() -> None:
+    """A reply that is stopped before the engine knew of it truncates nothing: that would hit the reply before it."""
+    engine, seen = FakeEngine(), []
+
+    def take(event: events.Event) -> None:
+        seen.append(event)
+        if isinstance(event, events.ReplyStarted):
+            conversation._decide(Cancel())
+
+    async with Worker(engine) as worker:
+        conversation = Conversation(await worker.open(), take, VAD, MODEL_OFF, ReplyConfig())
+        task = asyncio.create_task(conversation.run())
+        await conversation.hear(spoken_turn())
+        await eventually(lambda: conversation.idle)
+        task.cancel()
+    assert isinstance(seen[-1], events.ReplyDone)
+    assert seen[-1].status == "cancelled"
+    assert state_of(engine).truncations == []
+    assert Mode.SPEAK not in state_of(engine).modes
+
+
 async def test_client_cancel() -> None:
     """response.cancel stops the reply; a second one is an error and harmless."""
     engine, client = FakeEngine(reply_frames=500, step_s=0.001), FakeClient()
@@ -287,8 +334,7 @@ async def test_client_truncates() -> None:
         for end_ms in (400, 400, 240):
             client.say("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=end_ms)
         await client.wait_for("conversation.item.truncated", 3)
-        while not session.conversation.idle:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: session.conversation.idle)
     assert state_of(engine).truncations == [5, 3]
 
 
@@ -308,11 +354,9 @@ async def test_stale_audio_is_dropped_at_the_last_hop() -> None:
         client.speak(spoken_turn())
         await client.wait_for("response.content_part.added")
         gate.clear()
-        while session.conversation.metrics.frames_spoken < 20:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: session.conversation.metrics.frames_spoken >= 20)
         client.say("response.cancel")
-        while session.conversation.metrics.interrupted < 1:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: session.conversation.metrics.interrupted == 1)
         gate.set()
         await client.wait_for("response.done")
         assert session.conversation.metrics.stale_messages >= 15
@@ -467,8 +511,8 @@ async def test_a_client_that_does_not_read_is_left() -> None:
     """A send that times out closes the session with 1013."""
     client = FakeClient(reads=False)
     async with serving(FakeEngine(), client):
-        pass
-    assert client.closed is None or client.closed[0] == 1013
+        await eventually(lambda: client.closed is not None)
+    assert client.closed == (1013, "the client does not read what it is sent")
 
 
 async def test_too_many_waiting_messages() -> None:
@@ -483,29 +527,26 @@ async def test_too_many_waiting_messages() -> None:
     async with serving(FakeEngine(), client, limits=SessionLimits(outgoing_messages=64)):
         for _ in range(100):
             client.say("nonsense")
-        while client.closed is None:
-            await asyncio.sleep(0.001)
-    assert client.closed[0] == 1013
+        await eventually(lambda: client.closed is not None)
+    assert client.closed == (1013, "the client does not read what it is sent")
 
 
 async def test_a_fast_sender_waits_for_the_model() -> None:
     """With a slow model the inbox stays at its bound and no audio is lost."""
     engine, client = FakeEngine(step_s=0.002), FakeClient()
-    peak = 0
     async with serving(engine, client, ReplyConfig(max_lead_ms=None, inbox_frames=4)) as session:
-        client.speak(silence(8.0))
-        client.leave()
-        mind = None
-        for _ in range(10_000):
-            await asyncio.sleep(0.001)
+        client.speak(silence(4.0))
+        peak = 0
+
+        def all_heard() -> bool:
+            nonlocal peak
             if session._conversation is None:
-                continue
-            mind = session.conversation._mind
-            peak = max(peak, len(mind._inbox))
-            if session.conversation.metrics.frames_heard >= 90:
-                break
-    assert mind is not None
-    assert 0 < peak <= 4
+                return False
+            peak = max(peak, len(session.conversation._mind._inbox))
+            return session.conversation.metrics.frames_heard == 50
+
+        await eventually(all_heard)
+    assert 2 <= peak <= 4
     assert session.conversation.metrics.dropped_frames == 0
 
 
@@ -552,8 +593,7 @@ async def test_conversation_without_a_socket() -> None:
         )
         task = asyncio.create_task(conversation.run())
         await conversation.hear(spoken_turn())
-        while not conversation.idle:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: conversation.idle)
         task.cancel()
     assert seen[0] == "UserStarted"
     assert seen[-1] == "ReplyDone"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agent.errors import StepError
-from agent.worker import Worker
+from agent.worker import Worker, warm_up
 from models.runtime import Mode
 from tests.fakes import FRAME, FakeEngine
 
@@ -84,3 +84,17 @@ async def test_work_is_counted() -> None:
         await lane.step(FRAME_OF_SILENCE, Mode.IDLE)
         assert worker.calls == 2
         assert worker.busy_s >= 0.002
+
+
+def test_warm_up_runs_every_kind_of_step() -> None:
+    """After it no mode runs for the first time."""
+    engine = FakeEngine()
+    warm_up(engine)
+    (state,) = engine.states
+    assert set(state.modes) == {Mode.IDLE, Mode.LISTEN, Mode.SPEAK}
+
+
+def test_models_that_do_not_run_are_one_sentence() -> None:
+    """A model that fails in its first step stops the start."""
+    with pytest.raises(StepError, match="the models do not run"):
+        warm_up(FakeEngine(fail_at=1))

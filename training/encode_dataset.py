@@ -10,6 +10,7 @@ sentence always has the same codes. One ``codes.npz`` holds everything.
 import argparse
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from models.features import FRAME_SIZE, SAMPLE_RATE, analyse, new_history
 from models.tokenizer import Tokenizer
 from training.audio_data import read_audio
 from training.conversation import AssistantTurn, read_conversation
-from training.user_features import UserFeatures, load_features
+from training.user_features import FrontEnd, UserFeatures, load_features
 
 WARM_FRAMES = 4
 HEAD_S, TAIL_S = 0.02, 0.1
@@ -123,7 +124,9 @@ def encode_turn(
     )
 
 
-def encode_conversation(folder: Path, features_file: Path, encoders: CodecEncoders, cache: dict[str, np.ndarray]) -> dict[str, Any]:
+def encode_conversation(
+    folder: Path, features_file: Path, encoders: CodecEncoders, cache: dict[str, np.ndarray]
+) -> dict[str, Any]:
     """All turns of one folder; ``cache`` keeps reply codes by text, since one voice says a sentence one way."""
     conversation = read_conversation(folder)
     features, _ = load_features(features_file)
@@ -141,16 +144,14 @@ def encode_conversation(folder: Path, features_file: Path, encoders: CodecEncode
 def encode_folder(folder: Path, codec: Path) -> Path:
     """Write ``codes.npz`` (user, agent, uint16) beside the recordings of one conversation; returns its path."""
     encoders = CodecEncoders(codec)
-    from training.user_features import FrontEnd
-
     front = FrontEnd()
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, encode in (("user", lambda pcm: encoders.semantic(front(pcm))), ("agent", encoders.acoustic)):
         pcm = read_audio(folder / ("user.wav" if name == "user" else "assistant.wav"))
         arrays[name] = encode(np.pad(pcm, (0, -len(pcm) % FRAME_SIZE)))
     path = folder / "codes.npz"
     with path.with_suffix(".part").open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, user=arrays["user"], agent=arrays["agent"])
     os.replace(path.with_suffix(".part"), path)
     return path
 
@@ -196,7 +197,7 @@ def load_codes(path: Path) -> dict[str, list[list[EncodedTurn]]]:
     try:
         with np.load(path, allow_pickle=False) as data:
             user, agent, meta = data["user"], data["agent"], json.loads(str(data["meta"]))
-    except (OSError, ValueError, KeyError) as exc:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
         raise ValueError(f"{path}: not a file of training.encode_dataset ({exc})") from exc
     splits: dict[str, list[list[EncodedTurn]]] = {"train": [], "valid": []}
     u = a = 0
@@ -233,6 +234,7 @@ def paired_folders(data_dir: Path, features: Path) -> Iterable[tuple[Path, Path]
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--features", type=Path, action="append", help="repeatable; default: CODEC/features")

@@ -8,6 +8,7 @@ streamed audio gives the same codes, logits and samples in both.
 """
 
 import argparse
+import copy
 import dataclasses
 import shutil
 import tempfile
@@ -22,11 +23,13 @@ from models import export, synthesis
 from models.artefacts import VERSION, open_graph
 from models.checkpoint import load_weights, read_header, save_model, write_json
 from models.codec import AcousticEncoder, CodecConfig, Decoder, SemanticEncoder
+from models.errors import ArtefactError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
 from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
-from models.s2s import S2S, FrameInput
+from models.s2s import S2S, FrameInput, S2SConfig
 from models.source_filter import synthesise
+from models.tokenizer import Tokenizer
 from training.encode_dataset import WARM_FRAMES, load_codec_config
 from training.train_s2s import load_s2s
 
@@ -68,12 +71,19 @@ def test_audio() -> np.ndarray:
     return ((0.3 * tone**3 + 0.05 * rng.standard_normal(len(time))) * loud).astype(np.float32)
 
 
-def check_codec(semantic: SemanticEncoder, acoustic: AcousticEncoder, decoder: Decoder, folder: Path) -> dict[str, float]:
+def check_codec(
+    semantic: SemanticEncoder, acoustic: AcousticEncoder, decoder: Decoder, folder: Path
+) -> dict[str, float]:
     """Stream test audio frame by frame through the graphs and compare with torch over the whole of it."""
     features = analyse(test_audio(), new_history())
-    streams = {name: GraphStream(open_graph(folder / f"{name}.onnx")) for name in ("semantic_encoder", "acoustic_encoder", "decoder")}
+    streams = {
+        name: GraphStream(open_graph(folder / f"{name}.onnx"))
+        for name in ("semantic_encoder", "acoustic_encoder", "decoder")
+    }
     with torch.no_grad():
-        mel32, mel64, pitch = (torch.from_numpy(part)[None] for part in (features.mel32, features.mel64, features.pitch))
+        mel32, mel64, pitch = (
+            torch.from_numpy(part)[None] for part in (features.mel32, features.mel64, features.pitch)
+        )
         heard, _ = semantic(mel32, semantic.init_state(1))
         spoken, _ = acoustic(mel64, pitch, acoustic.init_state(1))
         out, _ = decoder(spoken, decoder.init_state(1))
@@ -132,7 +142,12 @@ def check_step(model: S2S, path: Path) -> float:
         with torch.no_grad():
             out, new_keys, new_values = model.step(frame, keys, values, mask, torch.full((1, 1), position))
         stream.run()
-        for name, logits in (("text", out.text), ("transcript", out.transcript), ("agent", out.agent), ("turn", out.turn)):
+        for name, logits in (
+            ("text", out.text),
+            ("transcript", out.transcript),
+            ("agent", out.agent),
+            ("turn", out.turn),
+        ):
             worst = max(worst, check(f"{name} logits", logits.numpy(), stream.outputs[f"{name}_logits"]))
         slot = position % window
         keys[:, :, :, slot], values[:, :, :, slot], mask[..., slot] = new_keys[:, :, :, 0], new_values[:, :, :, 0], 0.0
@@ -149,6 +164,22 @@ def silence_codes(acoustic: AcousticEncoder) -> list[int]:
     return [int(code) for code in codes[0, -1]]
 
 
+def check_alphabet(codec: Path, s2s: Path, config: S2SConfig) -> None:
+    """Whether both checkpoints speak of the same codes and text pieces.
+
+    Raises:
+        ArtefactError: they were not trained for each other.
+    """
+    made = load_codec_config(codec)
+    vocabulary = len(Tokenizer.load(codec / "tokenizer.json"))
+    if (made.semantic_levels, made.agent_levels, vocabulary) != (
+        config.user_levels,
+        config.agent_levels,
+        config.vocabulary,
+    ):
+        raise ArtefactError(f"{s2s}: trained for another codec than {codec} (codes or text pieces differ)")
+
+
 def export_codec(codec: Path, output: Path, alphabet: dict[str, Any]) -> tuple[dict[str, Any], AcousticEncoder]:
     """Write the codec directory; returns its parity figures and the acoustic encoder."""
     config: CodecConfig = load_codec_config(codec)
@@ -158,8 +189,7 @@ def export_codec(codec: Path, output: Path, alphabet: dict[str, Any]) -> tuple[d
         load_weights(net, codec, name)
         round_to_half(net)
         provenance = read_header(codec, "repartee-codec", name)["provenance"]
-        save_model(output, "repartee-codec", net.half(), config, provenance, name)
-        net.float()
+        save_model(output, "repartee-codec", copy.deepcopy(net).half(), config, provenance, name)
     export.export_semantic(parts["semantic"], output / "semantic_encoder.onnx")  # type: ignore[arg-type]
     export.export_acoustic(parts["acoustic"], output / "acoustic_encoder.onnx")  # type: ignore[arg-type]
     export.export_decoder(parts["decoder"], output / "decoder.onnx")  # type: ignore[arg-type]
@@ -175,8 +205,8 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
     """Write the S2S directory; returns the largest logit difference."""
     output.mkdir(parents=True)
     round_to_half(model)
-    save_model(output, "repartee-s2s", model.half(), model.config, provenance)
-    model.float()
+    # a copy: half() would round the rotary frequencies of the model itself, which float() cannot bring back
+    save_model(output, "repartee-s2s", copy.deepcopy(model).half(), model.config, provenance)
     export.export_step(model, output / "step.onnx")
     worst = check_step(model, output / "step.onnx")
     shutil.copy(codec / "tokenizer.json", output / "tokenizer.json")
@@ -192,6 +222,7 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--s2s", type=Path, required=True)
@@ -203,6 +234,7 @@ def main() -> None:
         model.config = dataclasses.replace(model.config, window=args.window)
     config = model.config
     alphabet = {"user_levels": config.user_levels, "agent_levels": config.agent_levels}
+    check_alphabet(args.codec, args.s2s, config)
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output) as temporary:
         made = Path(temporary)

@@ -92,6 +92,7 @@ class Run:
 
     @property
     def due(self) -> bool:
+        """Whether a checkpoint should be written now."""
         return time.monotonic() - self._saved > self.save_s
 
     def steps(self, first: int) -> Iterator[int]:
@@ -113,6 +114,7 @@ class Run:
         sys.stdout.flush()
 
     def close(self) -> None:
+        """Finish the TensorBoard file."""
         self._board.close()
 
 

@@ -85,14 +85,16 @@ def speak_steps(turn: EncodedTurn, config: S2SConfig, user_groups: int) -> dict[
     }
 
 
-def build_sequence(turns: Sequence[EncodedTurn], config: S2SConfig, rng: np.random.Generator, corrupt: float = 0.0) -> FrameSequence:
+def build_sequence(
+    turns: Sequence[EncodedTurn], config: S2SConfig, rng: np.random.Generator, corrupt: float = 0.0
+) -> FrameSequence:
     """A dialogue as teacher-forced inputs and targets.
 
     Args:
         turns: the dialogue.
         config: delays.
         rng: source of all randomness.
-        corrupt: share of steps whose fed-back agent codes are disturbed, and whose fed-back text is hidden.
+        corrupt: share of steps whose fed-back agent codes are disturbed; half of it have their transcript hidden.
     """
     parts: list[dict[str, np.ndarray]] = []
     for turn in turns:
@@ -159,17 +161,17 @@ class Batcher:
     """Endless batches of about ``frames`` steps, of dialogues of similar length, without repeats inside an epoch."""
 
     def __init__(
-        self, copies: Sequence[Sequence[Sequence[EncodedTurn]]], config: S2SConfig, frames: int, corrupt: float, seed: int
+        self, dialogues: Sequence[Sequence[EncodedTurn]], config: S2SConfig, frames: int, corrupt: float, seed: int
     ) -> None:
-        """``copies``: the same dialogues encoded from differently augmented audio; one is drawn each time."""
-        self._copies, self._config, self._frames, self._corrupt = copies, config, frames, corrupt
+        self._dialogues, self._config, self._frames, self._corrupt = dialogues, config, frames, corrupt
         self._rng = np.random.default_rng(seed)
-        self._lengths = np.array([self._length(turns) for turns in copies[0]])
+        self._lengths = np.array([self._most_steps(turns, config) for turns in dialogues])
         self._queue: list[np.ndarray] = []
 
     @staticmethod
-    def _length(turns: Sequence[EncodedTurn]) -> int:
-        return int(sum(turn.speech[1] - turn.speech[0] + 12 + len(turn.agent) + 3 for turn in turns))
+    def _most_steps(turns: Sequence[EncodedTurn], config: S2SConfig) -> int:
+        around = LEAD_FRAMES[1] + TRAIL_FRAMES[1] + config.lead_frames
+        return sum(int(turn.speech[1] - turn.speech[0]) + around + len(turn.agent) for turn in turns)
 
     def _refill(self) -> None:
         rng = self._rng
@@ -184,18 +186,22 @@ class Batcher:
         rng.shuffle(batches)  # type: ignore[arg-type]
         self._queue = batches
 
+    @property
+    def usable(self) -> int:
+        """How many dialogues fit into the window; the others are left out."""
+        return int((self._lengths <= self._config.window).sum())
+
     def epoch_batches(self) -> int:
         """About how many batches an epoch has."""
         return max(int(self._lengths.sum() / self._frames), 1)
 
     def next(self) -> Batch:
+        """The next batch; a new epoch begins when one is used up."""
         if not self._queue:
             self._refill()
-        picks = self._queue.pop()
-        copies = [self._copies[int(self._rng.integers(len(self._copies)))] for _ in picks]
-        sequences = [
-            build_sequence(copy[pick], self._config, self._rng, self._corrupt)
-            for copy, pick in zip(copies, picks, strict=True)
-        ]
-        longest = min(max(len(s.mode) for s in sequences), self._config.window)
-        return collate([s for s in sequences if len(s.mode) <= longest])
+        return collate(
+            [
+                build_sequence(self._dialogues[pick], self._config, self._rng, self._corrupt)
+                for pick in self._queue.pop()
+            ]
+        )

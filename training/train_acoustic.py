@@ -54,7 +54,9 @@ class AcousticHalf(torch.nn.Module):
         self.encoder = AcousticEncoder(config)
         self.decoder = Decoder(config)
 
-    def forward(self, mel: Tensor, pitch: Tensor, held: Tensor, hard: Tensor | bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, mel: Tensor, pitch: Tensor, held: Tensor, hard: Tensor | bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Crops -> waveform [B, N] one hop late, and the pitch losses. The source runs on true F0 and voicing."""
         batch = mel.shape[0]
         latents, _ = self.encoder.latents(mel, pitch, self.encoder.init_state(batch))
@@ -81,6 +83,7 @@ def draw_batch(sources: list[Source], size: int, frames: int, rng: np.random.Gen
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train until the budget is used up, then write the codec's acoustic and decoder parts."""
     seed_everything(args.seed)
     torch.set_num_threads(args.threads)
     fields = [field.name for field in dataclasses.fields(CodecConfig)]
@@ -90,11 +93,16 @@ def train(args: argparse.Namespace) -> None:
         half.load_state_dict(torch.load(args.init / "trainer.pt", weights_only=True)["module"])
     trained = half.decoder.parameters() if args.decoder_only else half.parameters()
     optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(0.8, 0.99), weight_decay=1e-3)
-    run = Run(args.output / "acoustic_run", {key: str(value) for key, value in vars(args).items()}, Budget(args.steps, args.minutes))
+    run = Run(
+        args.output / "acoustic_run",
+        {key: str(value) for key, value in vars(args).items()},
+        Budget(args.steps, args.minutes),
+    )
     first = run.resume(half, optimizer)
     sources = [parse_source(text, args.max_seconds, args.seed) for text in args.audio]
     rng = np.random.default_rng(args.seed + first)
     spectral = SpectralLoss()
+    step = first - 1  # a finished run is continued with no steps
     for step in run.steps(first):
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
@@ -105,7 +113,9 @@ def train(args: argparse.Namespace) -> None:
         audio, losses = half(mel, pitch, held, hard)
         edge = EDGE_FRAMES * FRAME_SIZE
         losses |= spectral(audio[:, edge + HOP :], pcm[:, edge:-HOP])
-        loss = losses["stft"] + MEL_WEIGHT * losses["mel"] + F0_WEIGHT * losses["f0"] + VOICING_WEIGHT * losses["voicing"]
+        loss = (
+            losses["stft"] + MEL_WEIGHT * losses["mel"] + F0_WEIGHT * losses["f0"] + VOICING_WEIGHT * losses["voicing"]
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(half.parameters(), 10.0)
@@ -113,7 +123,9 @@ def train(args: argparse.Namespace) -> None:
             raise FloatingPointError(f"gradient is not finite at step {step}")
         optimizer.step()
         if step % 50 == 0:
-            run.log(step, {name: value.item() for name, value in losses.items()} | {"lr": optimizer.param_groups[0]["lr"]})
+            run.log(
+                step, {name: value.item() for name, value in losses.items()} | {"lr": optimizer.param_groups[0]["lr"]}
+            )
         if run.due:
             run.save(half, optimizer, step + 1)
     run.save(half, optimizer, step + 1)
@@ -128,6 +140,7 @@ def save_half(directory: Path, half: AcousticHalf, config: CodecConfig, provenan
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", action="append", required=True, help="NAME=DIR[:WEIGHT], repeatable")
     parser.add_argument("--output", type=Path, required=True, help="codec directory; a run in it is continued")

@@ -65,12 +65,15 @@ def wait(processes: list[tuple[list[str], subprocess.Popen[bytes]]]) -> None:
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="conversation folders")
     parser.add_argument("--output", type=Path, required=True, help="codec directory; runs in it are continued")
     parser.add_argument("--domain", type=Path, help="domain file whose words are all kept")
     parser.add_argument("--config", type=Path, help="YAML with a section 'codec'")
-    parser.add_argument("--audio", action="append", default=[], help="more sound for the acoustic half: NAME=DIR[:WEIGHT]")
+    parser.add_argument(
+        "--audio", action="append", default=[], help="more sound for the acoustic half: NAME=DIR[:WEIGHT]"
+    )
     parser.add_argument("--recordings", type=Path, action="append", default=[], help="people: manifest.jsonl folders")
     parser.add_argument("--noise_dir", type=Path)
     parser.add_argument("--rooms_dir", type=Path)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from models.checkpoint import load_weights, read_header, save_model, tuplify
@@ -88,9 +88,9 @@ def average_gradients(model: torch.nn.Module, world: int) -> None:
 
 def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConfig, frames: int) -> dict[str, float]:
     """Mean losses and accuracies over up to 20 batches of unseen voices."""
-    batcher = Batcher([conversations], config, frames, 0.0, 0)
+    batcher = Batcher(conversations, config, frames, 0.0, 0)
     totals: dict[str, float] = {}
-    count = min(batcher.epoch_batches(), 20)
+    count = min(batcher.epoch_batches(), 20) if batcher.usable else 0
     with evaluating(model):
         for _ in range(count):
             losses, scores = objectives(model, batcher.next())
@@ -117,24 +117,54 @@ def learning_steps(args: argparse.Namespace, batcher: Batcher, world: int) -> in
     return min(limits) if limits else 0
 
 
-def train(rank: int, args: argparse.Namespace) -> None:
-    world = args.workers
-    torch.set_num_threads(args.threads)
-    if world > 1:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(args.port))
-        dist.init_process_group("gloo", rank=rank, world_size=world)
-    seed_everything(args.seed)
-    model = build(args, len(Tokenizer.load(args.codec / "tokenizer.json")))
-    config = model.config
-    copies = [load_codes(path) for path in sorted(args.data_dir.glob("codes_*.npz"))]
+def read_copies(data_dir: Path) -> list[dict[str, list[list[EncodedTurn]]]]:
+    """Every encoding of the data set.
+
+    Raises:
+        ValueError: there is none.
+    """
+    copies = [load_codes(path) for path in sorted(data_dir.glob("codes_*.npz"))]
     if not copies:
-        raise ValueError(f"{args.data_dir}: no codes_*.npz: run training.encode_dataset first")
-    batcher = Batcher([copy["train"] for copy in copies], config, args.frames, args.corrupt, args.seed * 1000 + rank)
+        raise ValueError(f"{data_dir}: no codes_*.npz: run training.encode_dataset first")
+    return copies
+
+
+def new_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only."""
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+
+
+def join_workers(rank: int, world: int, port: int) -> None:
+    """Meet the other workers on this machine."""
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+
+
+def save(run: Run, output: Path, model: S2S, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write what the run needs to go on, and the model as it is."""
+    run.save(model, optimizer, step)
+    save_model(output, "repartee-s2s", model, model.config, {**run.provenance, "step": step})
+
+
+def train(rank: int, args: argparse.Namespace) -> None:
+    """One worker's training loop; worker 0 logs, validates and writes checkpoints."""
+    world = args.workers
+    torch.set_num_threads(args.threads)
+    if world > 1:
+        join_workers(rank, world, args.port)
+    seed_everything(args.seed)
+    model = build(args, len(Tokenizer.load(args.codec / "tokenizer.json")))
+    config = model.config
+    copies = read_copies(args.data_dir)
+    dialogues = [dialogue for copy in copies for dialogue in copy["train"]]
+    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank)
+    if not batcher.usable:
+        raise ValueError(f"{args.data_dir}: no dialogue fits into the window of {config.window} frames")
+    optimizer = new_optimizer(model, args.lr)
     budget = Budget(learning_steps(args, batcher, world), args.minutes)
     directory = args.output / "run" if rank == 0 else args.output / f"run_{rank}"
     run = Run(directory, {key: str(value) for key, value in vars(args).items()}, budget)
@@ -164,12 +194,10 @@ def train(rank: int, args: argparse.Namespace) -> None:
             run.log(step, validate(model, copies[0]["valid"], config, args.frames))
         step += 1
         if control[1] and rank == 0:
-            run.save(model, optimizer, step)
-            save_model(args.output, "repartee-s2s", model, config, {**run.provenance, "step": step})
+            save(run, args.output, model, optimizer, step)
     if rank == 0:
-        run.save(model, optimizer, step)
+        save(run, args.output, model, optimizer, step)
         run.log(step, validate(model, copies[0]["valid"], config, args.frames))
-        save_model(args.output, "repartee-s2s", model, config, {**run.provenance, "step": step})
     run.close()
     if world > 1:
         dist.barrier()
@@ -177,6 +205,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="output of training.encode_dataset")
     parser.add_argument("--codec", type=Path, required=True)
@@ -196,7 +225,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.workers > 1:
-        mp.start_processes(train, (args,), nprocs=args.workers, start_method="spawn")
+        spawn(train, (args,), nprocs=args.workers)
     else:
         train(0, args)
 

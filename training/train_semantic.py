@@ -25,7 +25,7 @@ from training.scoring import word_errors
 from training.user_features import FRONT_END, SUB_FRAMES, UNKNOWN_PHONE, load_features
 
 PHONE_DELAY_FRAMES = 2
-PHONE_WEIGHT = 1.0
+PHONE_WEIGHT = 0.6
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,23 +58,23 @@ class SemanticTrainee(nn.Module):
 
     def __init__(self, config: CodecConfig, vocabulary: int) -> None:
         super().__init__()
-        self.encoder = SemanticEncoder(config, dropout=0.2)
-        self.drop = nn.Dropout(0.1)
+        self.encoder = SemanticEncoder(config, dropout=0.1)
         self.heads = SemanticHeads(self.encoder.fsq.dims, vocabulary)
 
     def forward(self, embedding: Tensor, hard: Tensor | bool) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, T, 96] -> word and phone logits; ``hard`` rows pass the quantiser."""
         latents, _ = self.encoder.latents(embedding, self.encoder.context.init_state(embedding.shape[0]))
-        return self.heads(self.encoder.fsq(self.drop(latents), hard))
+        return self.heads(self.encoder.fsq(latents, hard))
 
 
-def load_examples(features: Path, tokenizer: Tokenizer) -> dict[str, list[Example]]:
+def load_examples(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, list[Example]]:
     """Turns by split; recordings with a word outside the tokenizer's whole words are left out (CTC has no room)."""
     splits: dict[str, list[Example]] = {"train": [], "valid": [], "people": []}
-    for path in sorted(features.glob("*.npz")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*.npz"))):
         turns, meta = load_features(path)
         for turn in turns:
             ids = [tokenizer.encode(word) for word in turn.text.split()]
-            if any(len(pieces) != 1 and len(word) > 1 for pieces, word in zip(ids, turn.text.split(), strict=True)):
+            if any(len(pieces) != 1 for pieces, word in zip(ids, turn.text.split(), strict=True)):
                 continue
             words = [pieces[0] for pieces in ids]
             split = str(meta["split"])
@@ -85,7 +85,9 @@ def load_examples(features: Path, tokenizer: Tokenizer) -> dict[str, list[Exampl
     return splits
 
 
-def collate(examples: Sequence[Example], rng: np.random.Generator | None) -> tuple[Tensor, Tensor, Tensor, list[list[int]]]:
+def collate(
+    examples: Sequence[Example], rng: np.random.Generator | None
+) -> tuple[Tensor, Tensor, Tensor, list[list[int]]]:
     """Padded embeddings [B, T, 96], delayed phones [B, 4 T], lengths [B], words. ``rng`` turns on time masking."""
     longest = max(len(example.embedding) for example in examples)
     embedding = np.zeros((len(examples), longest, 96), np.float32)
@@ -102,10 +104,17 @@ def collate(examples: Sequence[Example], rng: np.random.Generator | None) -> tup
                 width = int(rng.integers(1, 3))
                 embedding[row, begin : begin + width] = embedding[row, max(begin - 1, 0)]
     lengths = torch.tensor([len(example.embedding) for example in examples])
-    return torch.from_numpy(embedding), torch.from_numpy(phones).long(), lengths, [example.words for example in examples]
+    return (
+        torch.from_numpy(embedding),
+        torch.from_numpy(phones).long(),
+        lengths,
+        [example.words for example in examples],
+    )
 
 
-def objectives(trainee: SemanticTrainee, batch: tuple[Tensor, Tensor, Tensor, list[list[int]]], hard: Tensor | bool) -> dict[str, Tensor]:
+def objectives(
+    trainee: SemanticTrainee, batch: tuple[Tensor, Tensor, Tensor, list[list[int]]], hard: Tensor | bool
+) -> dict[str, Tensor]:
     """Word CTC (per word) and phone cross-entropy of a batch."""
     embedding, phones, lengths, words = batch
     word_logits, phone_logits = trainee(embedding, hard)
@@ -147,7 +156,15 @@ def set_statistics(encoder: SemanticEncoder, examples: Sequence[Example]) -> Non
     encoder.std.copy_(torch.from_numpy(sample.std(0) + 1e-3))
 
 
+def draw(examples: Sequence[Example], size: int, rng: np.random.Generator) -> list[Example]:
+    """Examples of similar lengths: a larger sample is sorted, and a window of it taken."""
+    pool = sorted(rng.integers(len(examples), size=size * 6), key=lambda index: len(examples[index].embedding))
+    start = int(rng.integers(0, 6)) * size
+    return [examples[index] for index in pool[start : start + size]]
+
+
 def train(args: argparse.Namespace) -> None:
+    """Train until the budget is used up, then write the codec's semantic part."""
     seed_everything(args.seed)
     torch.set_num_threads(args.threads)
     tokenizer = Tokenizer.load(args.output / "tokenizer.json")
@@ -160,21 +177,23 @@ def train(args: argparse.Namespace) -> None:
     set_statistics(trainee.encoder, splits["train"])
     trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=1e-2)
-    run = Run(args.output / "semantic_run", {key: str(value) for key, value in vars(args).items()}, Budget(args.steps, args.minutes))
+    run = Run(
+        args.output / "semantic_run",
+        {key: str(value) for key, value in vars(args).items()},
+        Budget(args.steps, args.minutes),
+    )
     first = run.resume(trainee, optimizer)
     rng = np.random.default_rng(args.seed + first)
     examples = splits["train"]
     deviation = trainee.encoder.std.clone()
+    step = first - 1  # a finished run is continued with no steps
     for step in run.steps(first):
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = cosine(progress, args.lr)
-        # one draw of similar lengths: sort a larger sample, take a window of it
-        pool = sorted(rng.integers(len(examples), size=args.batch * 6), key=lambda index: len(examples[index].embedding))
-        start = int(rng.integers(0, 6)) * args.batch
-        batch = collate([examples[index] for index in pool[start : start + args.batch]], rng)
+        batch = collate(draw(examples, args.batch, rng), rng)
         noise = torch.randn_like(batch[0]) * deviation * args.feature_noise
-        share = 0.0 if progress < 0.1 else min(1.0, 0.5 + progress)  # first without the quantiser, then with it
+        share = 0.0 if progress < 0.05 else min(1.0, 0.5 + progress)  # first without the quantiser, then with it
         hard = torch.rand(len(batch[0]), 1, 1) < share
         losses = objectives(trainee, (batch[0] + noise, *batch[1:]), hard)
         optimizer.zero_grad(set_to_none=True)
@@ -197,11 +216,12 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, required=True, help="output of training.user_features")
+    parser.add_argument("--features", type=Path, action="append", required=True, help="of training.user_features")
     parser.add_argument("--output", type=Path, required=True, help="codec directory (holds tokenizer.json); continued")
     parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--feature_noise", type=float, default=0.25, help="noise on embeddings, in their deviations")
+    parser.add_argument("--feature_noise", type=float, default=0.2, help="noise on embeddings, in their deviations")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=20.0)

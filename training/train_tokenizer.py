@@ -1,4 +1,7 @@
-"""Collect the text pieces of a conversation data set: ``python -m training.train_tokenizer --data_dir DIR --output F``."""
+"""Collect the text pieces of a conversation data set.
+
+``python -m training.train_tokenizer --data_dir data/conversations --output runs/codec/tokenizer.json``
+"""
 
 import argparse
 import json
@@ -24,6 +27,7 @@ def conversation_texts(data_dir: Path) -> list[str]:
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

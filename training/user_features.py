@@ -1,6 +1,6 @@
 """What the semantic encoder and the S2S model learn to understand: user turns as embeddings with exact labels.
 
-``python -m training.user_features --data_dir data/conversations --noise_dir DIR --rooms_dir DIR --output data/features``
+``python -m training.user_features --data_dir data/conversations --noise_dir DIR --rooms_dir DIR --output FEATURES``
 
 Every user turn is cut out of its recording with some silence around it, augmented, and passed through the frozen
 speech_embedding front end once; what is kept is 96 numbers a frame, its words and its phones. Finished conversations
@@ -8,6 +8,7 @@ are skipped when the command is run again.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,9 +27,11 @@ from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32, new_history
 from models.speech_embedding import SpeechEmbedding
 from training.audio_data import read_audio
 from training.augment import AugmentConfig, augment, load_noises, load_rooms
-from training.conversation import Conversation, UserTurn, read_conversation
+from training.conversation import Conversation, Span, UserTurn, read_conversation
 from training.phones import PHONES
 from training.run import read_jsonl
+from training.tts import Segment, Utterance
+from training.vary import speed_and_formant
 
 FRONT_END = Path(__file__).parent.parent / "models" / "pretrained" / "speech_embedding"
 FRAME_S = FRAME_SIZE / SAMPLE_RATE
@@ -63,6 +66,7 @@ class Augmenter:
         self._config = AugmentConfig()
 
     def __call__(self, pcm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An augmented copy of the audio."""
         return augment(pcm, rng, self._noises, self._rooms, self._config)
 
 
@@ -75,6 +79,7 @@ class FrontEnd:
         load_weights(self._net, directory)
 
     def __call__(self, pcm: np.ndarray) -> np.ndarray:
+        """Audio of whole hops -> embeddings float32 [T, 96]."""
         mel = analyse_mel32(pcm, new_history())
         with torch.inference_mode():
             out, _ = self._net(torch.from_numpy(mel)[None], self._net.init_state(1))
@@ -115,6 +120,22 @@ def turn_features(
     return UserFeatures(embedding, phones, turn.text, frame(start_s), frame(end_s), words)
 
 
+def vary_turn(track: np.ndarray, turn: UserTurn, rng: np.random.Generator) -> tuple[np.ndarray, UserTurn]:
+    """Another speed, speaker size and rhythm for a turn with exact times: its own track, and the turn on it."""
+    if turn.start_s is None or turn.end_s is None or not turn.phones:
+        return track, turn
+    begin = turn.start_s
+
+    def cut(spans: Sequence[Span]) -> tuple[Segment, ...]:
+        return tuple((span.name, span.start_s - begin, span.end_s - begin) for span in spans)
+
+    speech = track[round(begin * SAMPLE_RATE) : round(turn.end_s * SAMPLE_RATE)]
+    varied = speed_and_formant(Utterance(speech, cut(turn.words), cut(turn.phones)), rng)
+    spans = [tuple(Span(*segment) for segment in segments) for segments in (varied.words, varied.phones)]
+    length_s = len(varied.pcm) / SAMPLE_RATE
+    return varied.pcm, dataclasses.replace(turn, start_s=0.0, end_s=length_s, words=spans[0], phones=spans[1])
+
+
 def save_features(path: Path, turns: Sequence[UserFeatures], extra: dict[str, object]) -> None:
     """Write all user turns of a conversation to one npz, atomically; read back with :func:`load_features`."""
     arrays: dict[str, np.ndarray] = {}
@@ -149,10 +170,10 @@ def load_features(path: Path) -> tuple[list[UserFeatures], dict[str, object]]:
 _worker: dict[str, object] = {}
 
 
-def _start_worker(noise_dir: Path | None, rooms_dir: Path | None, share: float) -> None:
+def _start_worker(noise_dir: Path | None, rooms_dir: Path | None, share: float, vary: bool) -> None:
     _worker["front"] = FrontEnd()
     _worker["augmenter"] = Augmenter(noise_dir, rooms_dir)
-    _worker["share"] = share
+    _worker["share"], _worker["vary"] = share, vary
 
 
 def _extract(job: tuple[Path | dict[str, str], Path, int]) -> None:
@@ -160,6 +181,7 @@ def _extract(job: tuple[Path | dict[str, str], Path, int]) -> None:
     rng = np.random.default_rng([seed, int(hashlib.sha1(target.stem.encode()).hexdigest()[:8], 16)])
     front, augmenter, share = _worker["front"], _worker["augmenter"], _worker["share"]
     assert isinstance(front, FrontEnd)
+    extra: dict[str, object]
     if isinstance(source, dict):
         track = read_audio(Path(source["audio"]))
         turns, split, extra = [UserTurn(text=source["text"])], source["split"], {"kind": "recording"}
@@ -168,10 +190,11 @@ def _extract(job: tuple[Path | dict[str, str], Path, int]) -> None:
         track = read_audio(source / "user.wav")
         turns, split = [turn.user for turn in conversation.turns], conversation.split
         extra = {"kind": "conversation", "intents": [turn.intent for turn in turns]}
-    features = [
-        turn_features(track, turn, front, augmenter if rng.random() < share else None, rng)  # type: ignore[arg-type]
-        for turn in turns
-    ]
+    features: list[UserFeatures] = []
+    for turn in turns:
+        own_track, own_turn = vary_turn(track, turn, rng) if _worker["vary"] else (track, turn)
+        chosen = augmenter if rng.random() < share else None  # type: ignore[operator]
+        features.append(turn_features(own_track, own_turn, front, chosen, rng))  # type: ignore[arg-type]
     save_features(target, features, {"split": split, **extra})
 
 
@@ -197,6 +220,7 @@ def recording_jobs(folder: Path, limit: int, seed: int) -> list[dict[str, str]]:
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, help="conversation folders")
     parser.add_argument("--recordings", type=Path, action="append", default=[], help="manifest.jsonl folder of people")
@@ -205,6 +229,7 @@ def main() -> None:
     parser.add_argument("--noise_dir", type=Path)
     parser.add_argument("--rooms_dir", type=Path)
     parser.add_argument("--augment_share", type=float, default=0.8, help="share of turns that are augmented")
+    parser.add_argument("--vary", action="store_true", help="also change speed, speaker size and rhythm")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -218,7 +243,7 @@ def main() -> None:
         names = [f"rec_{folder.name}_{Path(row['audio']).stem}.npz" for row in rows]
         jobs += [(row, args.output / name, args.seed) for row, name in zip(rows, names, strict=True)]
     jobs = [job for job in jobs if not job[1].exists()]
-    start = (args.noise_dir, args.rooms_dir, args.augment_share)
+    start = (args.noise_dir, args.rooms_dir, args.augment_share, args.vary)
     with ProcessPoolExecutor(args.workers, get_context("spawn"), _start_worker, start) as pool:
         for _ in tqdm(pool.map(_extract, jobs, chunksize=8), total=len(jobs), unit="file"):
             pass

@@ -1,0 +1,179 @@
+"""A recorded user talks to the agent as fast as the machine can, exactly as a live one would have been heard.
+
+- It is the daemon's own conversation, voice detector, turn taker and model thread; only the clock is another: time is
+  the number of samples spoken so far, and after every chunk the agent gets the time it needs.
+- So a turn ends on the same audio as live, replies run ahead by the same lead, and an interruption forgets the same
+  unheard part. The time that the model takes is wall time and is measured beside it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+import numpy as np
+
+from agent.config import AgentConfig
+from agent.conversation import Conversation
+from agent.worker import StepEngine, Worker
+from streaming import realtime_events as events
+from streaming.frames import SAMPLE_RATE_HZ, ms_to_samples
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CHUNK = ms_to_samples(20)  # what microphones and clients deliver
+LEAD_S = 0.3  # of silence before the first turn
+ANSWER_WITHIN_S = 5.0  # after the end of the recording; later is no answer
+BETWEEN_TURNS_S = 0.4
+_IDLE_ROUNDS = 10  # rounds of the event loop without a model call: nobody has anything left to do
+
+
+@dataclass(slots=True)
+class TurnRecord:
+    """What the agent did during one user turn.
+
+    Attributes:
+        began: Sample of the session at which the turn's audio began.
+        stops: Samples at which the agent decided that the user had finished.
+        reply: Text of the last reply that was not interrupted.
+        transcript: What the agent heard, over the whole turn.
+        pcm: Audio of that reply, float32 [N].
+        first_audio_ms: Wall time from the last of `stops` to the first frame of reply audio.
+        interrupted: Replies broken off.
+    """
+
+    began: int
+    stops: list[int] = field(default_factory=list)
+    reply: str = ""
+    transcript: str = ""
+    pcm: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    first_audio_ms: float | None = None
+    interrupted: int = 0
+
+
+class RehearsalWorker(Worker):
+    """A model thread that knows whether a call is under way."""
+
+    def __init__(self, engine: StepEngine) -> None:
+        super().__init__(engine)
+        self._under_way = 0
+
+    async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Counts the call while it runs."""
+        self._under_way += 1
+        try:
+            return await super().call(function, *args, **kwargs)
+        finally:
+            self._under_way -= 1
+
+    async def settle(self) -> None:
+        """Waits until the conversation has done all it can do without more audio."""
+        rounds = 0
+        while rounds < _IDLE_ROUNDS:
+            rounds = 0 if self._under_way else rounds + 1
+            await asyncio.sleep(0.0005 if self._under_way else 0)
+
+
+class Rehearsal:
+    """One session with a state of its own; use as ``async with``.
+
+    Args:
+        worker: The model thread, entered.
+        config: The daemon's settings.
+    """
+
+    def __init__(self, worker: RehearsalWorker, config: AgentConfig) -> None:
+        self._worker = worker
+        self._config = config
+        self._now = 0  # samples spoken
+        self._pause = round(LEAD_S * SAMPLE_RATE_HZ)  # samples of silence before the next turn
+        self._conversation: Conversation
+        self._thinking: asyncio.Task[None]
+        self._begin_turn()
+
+    async def __aenter__(self) -> Self:
+        config = self._config
+        lane = await self._worker.open()
+        self._conversation = Conversation(lane, self._take, config.vad, config.turn, config.reply, clock=self._seconds)
+        self._thinking = asyncio.create_task(self._conversation.run(), name="think")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thinking.cancel()
+        await asyncio.gather(self._thinking, return_exceptions=True)
+
+    async def speak(self, pcm: np.ndarray) -> TurnRecord:
+        """Speaks one user turn and listens to the whole answer.
+
+        Args:
+            pcm: float32 [N], 24 kHz mono.
+
+        Raises:
+            StepError: The engine failed.
+        """
+        await self._hear(np.zeros(self._pause, np.float32))
+        turn = self._begin_turn()
+        await self._hear(pcm)
+        deadline = self._now + round(ANSWER_WITHIN_S * SAMPLE_RATE_HZ)
+        while not self._done and (self._replying or self._now < deadline):
+            await self._hear(np.zeros(CHUNK, np.float32))
+        self._pause = len(turn.pcm) + round(BETWEEN_TURNS_S * SAMPLE_RATE_HZ)  # until the answer has been heard
+        return turn
+
+    def _begin_turn(self) -> TurnRecord:
+        self._turn = TurnRecord(self._now)
+        self._replying = self._done = False
+        self._stopped = 0.0  # wall time
+        self._text = ""
+        self._audio: list[np.ndarray] = []
+        return self._turn
+
+    async def _hear(self, pcm: np.ndarray) -> None:
+        for start in range(0, len(pcm), CHUNK):
+            chunk = pcm[start : start + CHUNK]
+            self._now += len(chunk)
+            await self._conversation.hear(chunk)
+            await self._worker.settle()
+            if self._thinking.done():
+                self._thinking.result()
+
+    def _seconds(self) -> float:
+        return self._now / SAMPLE_RATE_HZ
+
+    def _take(self, event: events.Event) -> None:
+        turn = self._turn
+        match event:
+            case events.UserStarted():
+                self._done = False  # whatever was answered, the user has not finished
+            case events.UserStopped():
+                turn.stops.append(event.at)
+                turn.first_audio_ms, self._stopped = None, time.perf_counter()
+            case events.UserText():
+                turn.transcript += event.text
+            case events.UserTextDone():
+                turn.transcript += " "
+            case events.ReplyStarted():
+                self._replying, self._done, self._text = True, False, ""
+                self._audio.clear()
+            case events.ReplyText():
+                self._text += event.text
+            case events.ReplyAudio():
+                if turn.first_audio_ms is None:
+                    turn.first_audio_ms = (time.perf_counter() - self._stopped) * 1000
+                self._audio.append(event.pcm)
+            case events.ReplyDone():
+                self._close(event.status)
+
+    def _close(self, status: events.ResponseStatus) -> None:
+        self._replying = False
+        if status == "cancelled":
+            self._turn.interrupted += 1
+            return
+        self._done = True
+        self._turn.reply = self._text
+        self._turn.pcm = np.concatenate([np.zeros(0, np.float32), *self._audio])

@@ -1,0 +1,209 @@
+"""The daemon over real sockets, with a fake engine."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from agent.config import load_config
+from agent.daemon import Daemon
+from agent.errors import ServeError
+from models.runtime import Mode
+from streaming.errors import AudioUnavailable
+from tests.fakes import FakeClient, FakeEngine, eventually, spoken_turn
+
+SETTINGS = ("server.port=0", "vad.detector=energy", "turn.end_of_turn_threshold=2")
+
+
+@contextlib.asynccontextmanager
+async def running(engine: FakeEngine, *overrides: str, audio: bool = False) -> AsyncIterator[Daemon]:
+    daemon = Daemon(engine, load_config(None, [*SETTINGS, *overrides]), audio=audio)
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(daemon.run(ready.set_result))
+    task.add_done_callback(lambda _: ready.cancel())
+    await ready
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+        async with asyncio.timeout(10):
+            await task
+
+
+def url(daemon: Daemon) -> str:
+    return f"ws://127.0.0.1:{daemon.port}/v1/realtime?model=local"
+
+
+async def spoken(websocket: ClientConnection) -> None:
+    """Append one spoken turn."""
+    client = FakeClient()
+    client.speak(spoken_turn())
+    message = await client.receive()
+    assert message is not None
+    await websocket.send(message)
+
+
+async def read_until(websocket: ClientConnection, kind: str) -> list[dict[str, Any]]:
+    """Everything up to the first message of this type."""
+    seen: list[dict[str, Any]] = []
+    async with asyncio.timeout(10):
+        while not seen or seen[-1]["type"] != kind:
+            seen.append(json.loads(await websocket.recv()))
+    return seen
+
+
+async def test_one_bad_client_harms_nobody() -> None:
+    """Malformed JSON, odd audio, binary data and 20 MB from one client; the other is answered."""
+    engine = FakeEngine(reply_frames=3)
+    async with running(engine) as daemon, connect(url(daemon)) as good:
+        bad = await connect(url(daemon))  # not closed again: the client library stumbles over its own abort
+        for message in ("{", "[]", '{"type": "nope"}', '{"type": "input_audio_buffer.append", "audio": "AAAA"}', b"\0"):
+            await bad.send(message)
+            assert (await read_until(bad, "error"))[-1]["error"]["type"] == "invalid_request_error"
+        await spoken(bad)
+        await read_until(bad, "response.done")
+        with pytest.raises(ConnectionClosed):
+            await bad.send("x" * 20_000_000)
+            await bad.recv()
+        await spoken(good)
+        done = (await read_until(good, "response.done"))[-1]
+    assert done["response"]["status"] == "completed"
+
+
+async def test_a_failing_session_leaves_the_other_alone() -> None:
+    """An engine that raises for one session: 1011 there, an answer here."""
+    engine = FakeEngine(reply_frames=3)
+    async with running(engine) as daemon, connect(url(daemon)) as good:
+        await read_until(good, "session.created")
+        async with connect(url(daemon)) as bad:
+            await read_until(bad, "session.created")
+            engine.states[1].broken = True
+            await spoken(bad)
+            events = await read_until(bad, "error")
+            assert events[-1]["error"]["type"] == "server_error"
+            with pytest.raises(ConnectionClosed) as caught:
+                await bad.recv()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1011
+        await spoken(good)
+        await read_until(good, "response.done")
+
+
+async def test_two_clients_at_once() -> None:
+    """Both are answered, by states of their own."""
+    engine = FakeEngine(reply_frames=5, step_s=0.0005)
+    async with running(engine) as daemon, connect(url(daemon)) as first, connect(url(daemon)) as second:
+        for websocket in (first, second):
+            await spoken(websocket)
+        for websocket in (first, second):
+            events = await read_until(websocket, "response.done")
+            assert sum(event["type"] == "response.output_audio.delta" for event in events) == 5
+        assert len(daemon.sessions) == 2
+    assert len(engine.states) == 2
+    assert len(engine.threads) == 1
+
+
+async def test_sessions_end_with_their_clients() -> None:
+    """A client that goes leaves nothing behind."""
+    async with running(FakeEngine()) as daemon:
+        async with connect(url(daemon)) as websocket:
+            await read_until(websocket, "session.created")
+            assert len(daemon.sessions) == 1
+        await eventually(lambda: not daemon.sessions)
+
+
+async def test_full() -> None:
+    """The configured number of sessions is the limit."""
+    async with running(FakeEngine(), "server.max_sessions=1") as daemon, connect(url(daemon)) as first:
+        await read_until(first, "session.created")
+        async with connect(url(daemon)) as second:
+            events = await read_until(second, "error")
+            assert events[-1]["error"]["code"] == "server_at_capacity"
+            with pytest.raises(ConnectionClosed) as caught:
+                await second.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1013
+
+
+async def test_stopping_in_the_middle_of_a_reply() -> None:
+    """Stopping is clean while the agent speaks: the client sees 1001 and the daemon returns."""
+    async with running(FakeEngine(reply_frames=1_000, step_s=0.001)) as daemon, connect(url(daemon)) as websocket:
+        await spoken(websocket)
+        await read_until(websocket, "response.output_audio.delta")
+        daemon.stop()
+        with pytest.raises(ConnectionClosed) as caught:
+            async with asyncio.timeout(10):
+                while True:
+                    await websocket.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1001
+
+
+async def test_ready_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Readiness is one line with the address and the seconds."""
+    with caplog.at_level(logging.INFO, "agent.daemon"):
+        async with running(FakeEngine()) as daemon:
+            pass
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("ready on")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"ready on ws://127.0.0.1:{daemon.port}/v1/realtime in 0.")
+
+
+async def test_a_port_in_use() -> None:
+    """The error says which port and what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServeError, match=f"port {port} on 127.0.0.1 is already in use"):
+            await Daemon(FakeEngine(), load_config(None, [f"server.port={port}"])).run()
+
+
+async def test_no_sound_device(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a device there is one plain sentence, and clients are served."""
+
+    def no_device(*_: object) -> None:
+        raise AudioUnavailable("No microphone was found.")
+
+    monkeypatch.setattr("agent.local.open_default", no_device)
+    async with running(FakeEngine(), audio=True) as daemon, connect(url(daemon)) as websocket:
+        await read_until(websocket, "session.created")
+    assert "No microphone was found. Clients can still connect." in caplog.text
+
+
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
+async def test_a_public_address_is_warned_about(host: str, warns: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Listening beyond this machine is said aloud."""
+    async with running(FakeEngine(), f"server.host={host}"):
+        pass
+    assert ("anyone who can reach this machine" in caplog.text) == warns
+
+
+async def test_a_slow_model_does_not_block_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """Steps of 150 ms run beside the loop: no callback is slow, and pings are answered meanwhile."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.12
+    engine = FakeEngine(reply_frames=1, lead_steps=1)
+    async with running(engine) as daemon, connect(url(daemon)) as websocket:
+        detection_off = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+        await websocket.send(json.dumps({"type": "session.update", "session": detection_off}))
+        await websocket.send(json.dumps({"type": "input_audio_buffer.append", "audio": "AAAA" * 2_400}))
+        await read_until(websocket, "session.updated")
+        engine.step_s = 0.15
+        caplog.clear()
+        await websocket.send('{"type": "input_audio_buffer.commit"}')
+        await websocket.send('{"type": "response.create"}')
+        for _ in range(3):
+            await (await websocket.ping())
+        assert Mode.SPEAK not in engine.states[0].modes
+        await read_until(websocket, "response.done")
+        engine.step_s = 0.0
+    assert not [record for record in caplog.records if "Executing" in record.getMessage()]

@@ -1,0 +1,178 @@
+"""The official openai SDK talks to the real daemon: with a fake engine, and with the shipped models."""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from openai import AsyncOpenAI
+
+from agent.config import load_config
+from agent.daemon import Daemon
+from agent.local import read_audio
+from models.runtime import Engine
+from streaming.resample import float_to_pcm16, pcm16_to_float
+from tests.fakes import FRAME, FakeEngine, silence, speech, spoken_turn
+
+CHUNK = 480  # 20 ms
+FAKE_SETTINGS = ("vad.detector=energy", "turn.end_of_turn_threshold=2")
+TRANSCRIBE = {"type": "realtime", "audio": {"input": {"transcription": {"model": "local"}}}}
+QUESTION = Path(__file__).parent / "data" / "question.wav"
+
+
+@contextlib.asynccontextmanager
+async def client_of(engine: Any, *overrides: str) -> AsyncIterator[AsyncOpenAI]:
+    """A daemon on a free port, and the SDK pointed at it."""
+    daemon = Daemon(engine, load_config(None, ["server.port=0", *overrides]))
+    ready = asyncio.Event()
+    task = asyncio.create_task(daemon.run(lambda port: ready.set()))
+    await ready.wait()
+    try:
+        async with AsyncOpenAI(base_url=f"http://127.0.0.1:{daemon.port}/v1", api_key="x") as client:
+            yield client
+    finally:
+        daemon.stop()
+        async with asyncio.timeout(10):
+            await task
+
+
+def encode(pcm: np.ndarray) -> str:
+    return base64.b64encode(float_to_pcm16(pcm)).decode()
+
+
+async def stream(connection: Any, pcm: np.ndarray, *, chunk: int = CHUNK, speed: float | None = None) -> None:
+    """Append audio in chunks; ``speed`` 1.0 is real time, None as fast as it goes."""
+    for begin in range(0, len(pcm), chunk):
+        await connection.input_audio_buffer.append(audio=encode(pcm[begin : begin + chunk]))
+        if speed is not None:
+            await asyncio.sleep(chunk / 24_000 / speed)
+
+
+async def until(connection: Any, kind: str, timeout_s: float = 30.0) -> list[Any]:
+    """Events up to the first of this type; an error event fails the test."""
+    seen: list[Any] = []
+    async with asyncio.timeout(timeout_s):
+        async for event in connection:
+            seen.append(event)
+            assert event.type != "error", event
+            if event.type == kind:
+                return seen
+    raise AssertionError(f"the connection ended without {kind}")
+
+
+def audio_of(events: list[Any]) -> np.ndarray:
+    """The spoken reply, float32 [n]."""
+    deltas = [event.delta for event in events if event.type == "response.output_audio.delta"]
+    return pcm16_to_float(b"".join(base64.b64decode(delta) for delta in deltas))
+
+
+async def test_a_spoken_conversation() -> None:
+    """Two turns with the SDK: transcripts, words and audio come back, with typed events."""
+    engine = FakeEngine(reply_frames=6)
+    async with client_of(engine, *FAKE_SETTINGS) as client, client.realtime.connect(model="local") as connection:
+        await connection.session.update(session=TRANSCRIBE)  # type: ignore[arg-type]
+        for _ in range(2):
+            await stream(connection, spoken_turn())
+            events = await until(connection, "response.done")
+            final = events[-1].response
+            assert final.status == "completed"
+            assert final.output[0].content[0].transcript == "sure one latte coming"
+            assert final.usage.output_token_details.audio_tokens == 6
+            assert len(audio_of(events)) == 6 * FRAME
+            assert 0.2 < np.abs(audio_of(events)).max() < 0.4
+            (heard,) = [e.transcript for e in events if e.type.endswith("input_audio_transcription.completed")]
+            assert heard.endswith("late")
+    first = next(event for event in events if event.type == "conversation.item.added")
+    assert first.previous_item_id is not None
+
+
+async def test_real_time_streaming_and_latency() -> None:
+    """At eight times real time the reply begins before the client has sent its trailing silence."""
+    engine = FakeEngine(reply_frames=6)
+    async with client_of(engine, *FAKE_SETTINGS) as client, client.realtime.connect(model="local") as connection:
+        audio = np.concatenate([spoken_turn(0.6, 3.0)])
+        sending = asyncio.create_task(stream(connection, audio, speed=8.0))
+        events = await until(connection, "response.output_audio.delta")
+        assert not sending.done()
+        await sending
+        assert events[0].type == "session.created"
+        await until(connection, "response.done")
+
+
+async def test_interruption() -> None:
+    """The SDK hears that the user was noticed before the reply closes as cancelled, and can truncate."""
+    engine = FakeEngine(reply_frames=300)
+    settings = [*FAKE_SETTINGS, "reply.max_lead_ms=400"]
+    async with client_of(engine, *settings) as client, client.realtime.connect(model="local") as connection:
+        await stream(connection, spoken_turn())
+        await until(connection, "response.output_audio.delta")
+        await stream(connection, speech(0.5))
+        events = await until(connection, "response.done")
+        kinds = [event.type for event in events]
+        assert kinds.index("input_audio_buffer.speech_started") < kinds.index("response.output_audio.done")
+        final = events[-1].response
+        assert (final.status, final.status_details.reason) == ("cancelled", "turn_detected")
+        await connection.conversation.item.truncate(item_id=final.output[0].id, content_index=0, audio_end_ms=80)
+        truncated = await until(connection, "conversation.item.truncated")
+        assert truncated[-1].audio_end_ms == 80
+        engine.reply_frames = 2
+        await stream(connection, silence(0.8))
+        assert (await until(connection, "response.done"))[-1].response.status == "completed"
+
+
+async def test_push_to_talk() -> None:
+    """Without turn detection the client commits and asks."""
+    detection_off = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+    async with (
+        client_of(FakeEngine(reply_frames=2), *FAKE_SETTINGS) as client,
+        client.realtime.connect(model="local") as connection,
+    ):
+        await connection.session.update(session=detection_off)  # type: ignore[arg-type]
+        await connection.input_audio_buffer.append(audio=encode(speech(0.5)))
+        await connection.input_audio_buffer.commit()
+        await connection.response.create(response={"metadata": {"k": "v"}})
+        final = (await until(connection, "response.done"))[-1].response
+    assert final.metadata == {"k": "v"}
+
+
+async def test_two_clients_at_once() -> None:
+    """Two SDK connections talk at the same time."""
+    async with client_of(FakeEngine(reply_frames=4, step_s=0.0005), *FAKE_SETTINGS) as client:
+
+        async def talk() -> int:
+            async with client.realtime.connect(model="local") as connection:
+                await stream(connection, spoken_turn())
+                return len(audio_of(await until(connection, "response.done")))
+
+        assert set(await asyncio.gather(talk(), talk())) == {4 * FRAME}
+
+
+@pytest.fixture(scope="module")
+def shipped_engine(repo_root: Path) -> Engine:
+    """The shipped models."""
+    folder = repo_root / "models" / "pretrained" / "coffee-en"
+    if not (folder / "s2s").is_dir():
+        pytest.skip(f"there are no shipped models in {folder} yet")
+    return Engine.load(folder / "codec", folder / "s2s")
+
+
+@pytest.mark.shipped
+async def test_the_shipped_models_answer_a_spoken_question(shipped_engine: Engine) -> None:
+    """A bundled question gets words and audible speech back."""
+    if not QUESTION.is_file():
+        pytest.skip(f"there is no bundled question {QUESTION} yet")
+    question = np.concatenate([silence(0.5), read_audio(QUESTION), silence(1.5)])
+    async with client_of(shipped_engine) as client, client.realtime.connect(model="local") as connection:
+        await connection.session.update(session=TRANSCRIBE)  # type: ignore[arg-type]
+        await stream(connection, question, chunk=FRAME)
+        events = await until(connection, "response.done", timeout_s=60.0)
+    final = events[-1].response
+    assert final.status == "completed"
+    assert final.output[0].content[0].transcript
+    reply = audio_of(events)
+    assert len(reply) > 12_000
+    assert np.sqrt(np.mean(reply**2)) > 0.01

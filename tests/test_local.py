@@ -1,0 +1,145 @@
+"""Talking through the local devices, with devices that are not there."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+
+from agent.local import LocalConfig, talk
+from agent.mind import ReplyConfig
+from agent.turn import TurnConfig
+from agent.worker import Worker
+from models.runtime import Mode
+from streaming.audio_io import AudioConfig, DeviceLost
+from streaming.errors import AudioUnavailable
+from streaming.playout import Playout
+from streaming.ring import Chunk
+from streaming.vad import VadConfig
+from tests.fakes import FakeEngine, eventually, silence, speech, spoken_turn
+
+BLOCK = 240  # 10 ms
+
+
+class FakeDevices:
+    """A microphone that records what the test says and a speaker that plays at once."""
+
+    description = "nothing at all"
+    unplayed_samples = 0
+
+    def __init__(self) -> None:
+        self.played: list[np.ndarray] = []
+        self.lost: DeviceLost | None = None
+        self.wake: Callable[[], None] = lambda: None
+        self._recorded: list[np.ndarray] = []
+        self._position = 0
+
+    def record(self, pcm: np.ndarray) -> None:
+        self._recorded += [pcm[begin : begin + BLOCK] for begin in range(0, len(pcm), BLOCK)]
+        self.wake()
+
+    def read(self) -> Chunk | None:
+        if not self._recorded:
+            return None
+        pcm = self._recorded.pop(0)
+        self._position += len(pcm)
+        return Chunk(pcm, self._position - len(pcm))
+
+    def feed(self, playout: Playout) -> None:
+        if playout.buffered_samples:
+            self.played.append(playout.pull(playout.buffered_samples))
+
+    def poll(self, now_s: float) -> list[DeviceLost]:
+        lost, self.lost = self.lost, None
+        return [lost] if lost else []
+
+    def __enter__(self) -> "FakeDevices":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+
+@contextlib.asynccontextmanager
+async def talking(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, listen_while_speaking: bool = False
+) -> AsyncIterator[tuple[FakeDevices, "asyncio.Task[None]"]]:
+    devices = FakeDevices()
+
+    def open_devices(config: AudioConfig, wake: Callable[[], None]) -> FakeDevices:
+        devices.wake = wake
+        return devices
+
+    monkeypatch.setattr("agent.local.open_default", open_devices)
+    async with Worker(engine) as worker:
+        task = asyncio.create_task(
+            talk(
+                worker,
+                AudioConfig(),
+                VadConfig(detector="energy"),
+                TurnConfig(end_of_turn_threshold=2.0),
+                ReplyConfig(),
+                LocalConfig(listen_while_speaking=listen_while_speaking),
+            )
+        )
+        await asyncio.sleep(0)
+        try:
+            yield devices, task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
+                await task
+
+
+async def test_a_question_is_answered_aloud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What is said into the microphone is answered through the speaker, and both texts are logged."""
+    caplog.set_level(logging.INFO)
+    async with talking(FakeEngine(reply_frames=5), monkeypatch) as (devices, _):
+        await eventually(lambda: devices.wake is not None and "talking through" in caplog.text)
+        devices.record(spoken_turn())
+
+        def answered() -> bool:
+            devices.wake()
+            return sum(len(piece) for piece in devices.played) >= 5 * 1_920
+
+        await eventually(answered)
+    assert "agent: sure one latte coming" in caplog.text
+    assert "user: w1" in caplog.text
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_the_agent_does_not_hear_itself(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it speaks the microphone counts as silent, unless the user has headphones and says so."""
+    caplog.set_level(logging.INFO)
+    engine = FakeEngine(reply_frames=100)
+    async with talking(engine, monkeypatch, allowed) as (devices, _):
+        await eventually(lambda: "talking through" in caplog.text)
+        devices.record(spoken_turn())
+
+        def speaking() -> bool:
+            devices.wake()
+            return bool(devices.played)
+
+        await eventually(speaking)
+        before = engine.states[0].modes.count(Mode.LISTEN)
+        devices.record(np.concatenate([speech(0.5), silence(0.1)]))
+        await eventually(lambda: len(devices._recorded) == 0)
+        await asyncio.sleep(0.02)
+        after = engine.states[0].modes.count(Mode.LISTEN)
+    assert (after > before) == allowed
+
+
+async def test_a_lost_device_is_one_sentence(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Unplugging ends local talking with the reason."""
+    caplog.set_level(logging.INFO)
+    async with talking(FakeEngine(), monkeypatch) as (devices, task):
+        await eventually(lambda: "talking through" in caplog.text)
+        devices.lost = DeviceLost("microphone", "The microphone was disconnected.")
+        devices.wake()
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await task
+    assert caught.group_contains(AudioUnavailable, match="was disconnected")

@@ -1,0 +1,201 @@
+"""The server's shell: paths, admission, limits; over real sockets on the loopback."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from streaming.websocket import Client, RealtimeServer, ServerConfig
+from tests.fakes import eventually
+
+
+async def echo(client: Client) -> None:
+    """Send every message back."""
+    while (message := await client.receive()) is not None:
+        await client.send(f"{type(message).__name__} {len(message)} {client.query('model')}")
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    handler: Callable[[Client], Awaitable[None]] = echo, **settings: Any
+) -> AsyncIterator[RealtimeServer]:
+    config = ServerConfig(port=0, **settings)
+    async with RealtimeServer(config, handler, lambda: {"version": "1.2"}) as server:
+        yield server
+
+
+def url(server: RealtimeServer, path: str = "/v1/realtime?model=local") -> str:
+    return f"ws://127.0.0.1:{server.port}{path}"
+
+
+async def get(server: RealtimeServer, path: str) -> tuple[int, str, str]:
+    """Status, content type and body of a plain GET."""
+
+    def request() -> tuple[int, str, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.headers["Content-Type"], response.read().decode()
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(request)
+
+
+async def last_words(websocket: Any) -> tuple[dict[str, Any], int]:
+    """The error event before a close, and the close code."""
+    event = json.loads(await websocket.recv())
+    with pytest.raises(ConnectionClosed) as caught:
+        await websocket.recv()
+    assert caught.value.rcvd is not None
+    return event, caught.value.rcvd.code
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime?model=local", "/realtime?model=local", "/v1/realtime/?model=local"])
+async def test_paths_that_upgrade(path: str) -> None:
+    """Both paths lead to the handler, which sees the query."""
+    async with listening() as server, connect(url(server, path)) as websocket:
+        await websocket.send("hello")
+        assert await websocket.recv() == "str 5 local"
+
+
+async def test_other_paths_are_not_found() -> None:
+    """Any other path is 404, with and without an upgrade."""
+    async with listening() as server:
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(url(server, "/v1/live")):
+                pass
+        assert caught.value.response.status_code == 404
+        assert (await get(server, "/nothing"))[0] == 404
+
+
+async def test_health() -> None:
+    """/healthz is JSON with the load."""
+    async with listening(max_sessions=1) as server:
+        status, kind, body = await get(server, "/healthz")
+        assert (status, kind) == (200, "application/json")
+        assert json.loads(body) == {"status": "ok", "sessions": 0, "capacity": 1, "version": "1.2"}
+        async with connect(url(server)) as websocket:
+            await websocket.send("x")
+            await websocket.recv()
+            assert json.loads((await get(server, "/healthz"))[2])["status"] == "full"
+
+
+async def test_the_realtime_subprotocol_is_taken() -> None:
+    """A browser's key stays out of the answer; without an offer there is none."""
+    async with listening() as server:
+        offered = [Subprotocol("realtime"), Subprotocol("openai-insecure-api-key.x")]
+        async with connect(url(server), subprotocols=offered) as websocket:
+            assert websocket.subprotocol == "realtime"
+        async with connect(url(server)) as websocket:
+            assert websocket.subprotocol is None
+
+
+async def test_nothing_is_compressed() -> None:
+    """Compression costs latency, so it is not negotiated."""
+    async with listening() as server, connect(url(server)) as websocket:
+        assert websocket.response is not None
+        assert "Sec-WebSocket-Extensions" not in websocket.response.headers
+
+
+async def test_a_full_server_says_so() -> None:
+    """One client too many gets an error event and 1013; a place that becomes free is given away."""
+    async with listening(max_sessions=1) as server:
+        async with connect(url(server)) as first:
+            await first.send("x")
+            await first.recv()
+            async with connect(url(server)) as second:
+                event, code = await last_words(second)
+            assert event["type"] == "error"
+            assert event["error"]["code"] == "server_at_capacity"
+            assert code == 1013
+            await first.send("still here")
+            assert await first.recv() == "str 10 local"
+        await eventually(lambda: not server.sessions)
+        async with connect(url(server)) as third:
+            await third.send("x")
+            assert await third.recv() == "str 1 local"
+        assert server.refused == 1
+
+
+async def test_a_large_message_closes_its_own_connection() -> None:
+    """20 MB is 1009 for who sent it and nothing for the others."""
+    async with listening() as server, connect(url(server)) as other:
+        websocket = await connect(url(server))  # not closed again: the client library stumbles over its own abort
+        with pytest.raises(ConnectionClosed) as caught:
+            await websocket.send("x" * 20_000_000)
+            await websocket.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1009
+        await other.send("y" * 15_000_000)
+        assert await other.recv() == "str 15000000 local"
+
+
+async def test_binary_messages_reach_the_handler() -> None:
+    """What to make of them is the protocol's business."""
+    async with listening() as server, connect(url(server)) as websocket:
+        await websocket.send(b"123")
+        assert await websocket.recv() == "bytes 3 local"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "code"),
+    [
+        ("/v1/realtime", {"OpenAI-Beta": "realtime=v1"}, "beta_api_not_supported"),
+        ("/v1/realtime?intent=transcription", {}, "transcription_not_supported"),
+        ("/v1/realtime?call_id=c", {}, "calls_not_supported"),
+    ],
+)
+async def test_other_protocols_are_refused(path: str, headers: dict[str, str], code: str) -> None:
+    """Clients of what is not served hear why, and are not to retry (1008)."""
+    async with listening() as server, connect(url(server, path), additional_headers=headers) as websocket:
+        event, close_code = await last_words(websocket)
+    assert event["error"]["code"] == code
+    assert close_code == 1008
+
+
+async def test_a_client_that_does_not_read_times_out() -> None:
+    """Sending to a client that stopped reading fails after the deadline."""
+    failed = asyncio.Event()
+
+    async def flood(client: Client) -> None:
+        try:
+            while True:
+                await client.send("x" * 1_000_000)
+        except TimeoutError:
+            failed.set()
+
+    async with listening(flood, send_timeout_s=0.1) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        async with asyncio.timeout(10):
+            await failed.wait()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_stopping_says_going_away() -> None:
+    """When the server stops, clients are closed with 1001."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(listening())
+        websocket = await stack.enter_async_context(connect(url(server)))
+        await websocket.send("x")
+        await websocket.recv()
+        stop = asyncio.create_task(server.__aexit__(None, None, None))
+        with pytest.raises(ConnectionClosed) as caught:
+            await websocket.recv()
+        await stop
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1001
