@@ -34,3 +34,13 @@ def shipped_models() -> Path:
     path = ROOT / "models" / "pretrained" / "coffee-en"
     assert path.is_dir(), f"{path} is missing"
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy checkpoints in ``codec`` and ``s2s``, exported in ``models``; made once, never to be changed in place."""
+    from tests.tiny import export_tiny  # brings torch, which not every test needs
+
+    folder = tmp_path_factory.mktemp("tiny")
+    export_tiny(folder)
+    return folder

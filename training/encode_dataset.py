@@ -195,7 +195,7 @@ def load_codes(path: Path) -> dict[str, list[list[EncodedTurn]]]:
         ValueError: not a code file; the message names it.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             user, agent, meta = data["user"], data["agent"], json.loads(str(data["meta"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
         raise ValueError(f"{path}: not a file of training.encode_dataset ({exc})") from exc

@@ -129,6 +129,18 @@ def read_copies(data_dir: Path) -> list[dict[str, list[list[EncodedTurn]]]]:
     return copies
 
 
+def new_batcher(args: argparse.Namespace, dialogues: list[list[EncodedTurn]], config: S2SConfig, rank: int) -> Batcher:
+    """One worker's stream of batches.
+
+    Raises:
+        ValueError: no dialogue fits into the context.
+    """
+    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank)
+    if not batcher.usable:
+        raise ValueError(f"{args.data_dir}: no dialogue fits into the window of {config.window} frames")
+    return batcher
+
+
 def new_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.AdamW:
     """AdamW with decay on matrices only."""
     decay = [p for p in model.parameters() if p.dim() > 1]
@@ -160,10 +172,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     model = build(args, len(Tokenizer.load(args.codec / "tokenizer.json")))
     config = model.config
     copies = read_copies(args.data_dir)
-    dialogues = [dialogue for copy in copies for dialogue in copy["train"]]
-    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank)
-    if not batcher.usable:
-        raise ValueError(f"{args.data_dir}: no dialogue fits into the window of {config.window} frames")
+    batcher = new_batcher(args, [dialogue for copy in copies for dialogue in copy["train"]], config, rank)
     optimizer = new_optimizer(model, args.lr)
     budget = Budget(learning_steps(args, batcher, world), args.minutes)
     directory = args.output / "run" if rank == 0 else args.output / f"run_{rank}"

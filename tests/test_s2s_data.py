@@ -1,0 +1,199 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from models.s2s import LISTEN, SPEAK, S2SConfig
+from models.tokenizer import BOS, EOS, PAD
+from tests.tiny import LLAMA
+from training.encode_dataset import EncodedTurn
+from training.s2s_data import IGNORE, LEAD_FRAMES, TRAIL_FRAMES, Batcher, build_sequence, collate, listen_steps, place
+
+CONFIG = S2SConfig(100, ((8, 5),), ((9, 9), (8, 5)), window=200, backbone=LLAMA)
+LEAD, DELAY = CONFIG.lead_frames, CONFIG.transcript_delay_frames
+
+
+def turn(seed: int = 0, frames: int = 40, reply: int = 12) -> EncodedTurn:
+    """Speech in frames 10.4 to 25.2; two user words, two reply words."""
+    rng = np.random.default_rng(seed)
+    return EncodedTurn(
+        user=np.arange(frames, dtype=np.uint16)[:, None],
+        speech=(10.4, 25.2),
+        user_words=[([20], 15.5), ([21], 25.2)],
+        user_text="two words",
+        agent=rng.integers(1, 40, (reply, 2)).astype(np.uint16),
+        agent_words=[([30], 0.2), ([31, 32], 5.7)],
+        agent_text="Two words.",
+    )
+
+
+@pytest.fixture
+def sequence() -> dict[str, np.ndarray]:
+    """Two exchanges as arrays by name."""
+    made = build_sequence([turn(0), turn(1)], CONFIG, np.random.default_rng(3))
+    return {name: getattr(made, name) for name in made.__slots__}
+
+
+def _spans(mode: np.ndarray) -> list[tuple[int, int, int]]:
+    edges = [0, *(np.flatnonzero(np.diff(mode)) + 1), len(mode)]
+    return [(int(mode[a]), int(a), int(b)) for a, b in pairwise(edges)]
+
+
+def test_turns_alternate(sequence: dict[str, np.ndarray]) -> None:
+    """Listen, speak, listen, speak; a reply is as long as its audio and the lead of its text."""
+    spans = _spans(sequence["mode"])
+    assert [mode for mode, _, _ in spans] == [LISTEN, SPEAK, LISTEN, SPEAK]
+    assert [b - a for mode, a, b in spans if mode == SPEAK] == [12 + LEAD] * 2
+
+
+def test_text_leads_its_audio(sequence: dict[str, np.ndarray]) -> None:
+    """A word is said ``lead_frames`` steps before the frame it sounds in; EOS comes with the last audio frame."""
+    _, start, stop = _spans(sequence["mode"])[1]
+    text, agent = sequence["text_target"][start:stop], sequence["agent_target"][start:stop]
+    assert (agent[:LEAD] == IGNORE).all()
+    np.testing.assert_array_equal(agent[LEAD:], turn(0).agent)
+    expected = np.full(12 + LEAD, PAD)
+    expected[[0, 5, 6, -1]] = [30, 31, 32, EOS]
+    np.testing.assert_array_equal(text, expected)
+
+
+def test_inputs_are_the_targets_of_the_step_before(sequence: dict[str, np.ndarray]) -> None:
+    """BOS opens a reply, and only a reply hears its own text and codes."""
+    for mode, start, stop in _spans(sequence["mode"]):
+        text, agent = sequence["text"][start:stop], sequence["agent"][start:stop]
+        if mode == LISTEN:
+            assert (text == PAD).all()
+            assert (agent == -1).all()
+            continue
+        assert text[0] == BOS
+        np.testing.assert_array_equal(text[1:], sequence["text_target"][start : stop - 1])
+        assert (agent[: LEAD + 1] == -1).all()
+        np.testing.assert_array_equal(agent[LEAD + 1 :], sequence["agent_target"][start + LEAD : stop - 1])
+
+
+def test_transcript_input_is_last_steps_target(sequence: dict[str, np.ndarray]) -> None:
+    """Also the first step of a reply still hears the last listening step's piece, as the engine does."""
+    target = sequence["transcript_target"]
+    expected = np.where(target == IGNORE, PAD, target)
+    assert sequence["transcript"][0] == PAD
+    np.testing.assert_array_equal(sequence["transcript"][1:], expected[:-1])
+
+
+def test_losses_are_free_where_nothing_is_asked(sequence: dict[str, np.ndarray]) -> None:
+    """Text and audio are asked for in SPEAK only; transcript and turn state in LISTEN only."""
+    listening = sequence["mode"] == LISTEN
+    for name in ("transcript_target", "turn_target"):
+        assert (sequence[name][~listening] == IGNORE).all()
+        assert (sequence[name][listening] != IGNORE).all()
+    for name in ("text_target", "agent_target"):
+        assert (sequence[name][listening] == IGNORE).all()
+    assert (sequence["text_target"][~listening] != IGNORE).all()
+
+
+def test_user_words_are_written_late() -> None:
+    """A word appears ``transcript_delay_frames`` after the frame in which it ends, the last one too."""
+    for seed in range(30):
+        made = listen_steps(turn(), CONFIG, np.random.default_rng(seed))
+        begin = int(made["user"][0, 0])  # the codes count frames
+        ends = {20: 15, 21: 25}  # the frames in which the words end
+        for token, frame in ends.items():
+            assert np.flatnonzero(made["transcript_target"] == token).tolist() == [frame + DELAY - begin]
+        assert (made["transcript_target"] != PAD).sum() == 2
+
+
+def test_turn_state_follows_the_speech() -> None:
+    """Speaking from the first frame of speech to the last, finished after it; silence around it varies in bounds."""
+    leads, trails = set(), set()
+    for seed in range(60):
+        made = listen_steps(turn(), CONFIG, np.random.default_rng(seed))
+        frames = made["user"][:, 0]
+        finished, speaking = made["turn_target"].T
+        np.testing.assert_array_equal(speaking == 1, (frames >= 10) & (frames < 26))
+        np.testing.assert_array_equal(finished == 1, frames >= 26)
+        leads.add(10 - int(frames[0]))
+        trails.add(int(frames[-1]) - 25)
+    assert leads == set(range(*LEAD_FRAMES))
+    assert trails == set(range(*TRAIL_FRAMES))
+
+
+def test_silence_kept_ends_with_the_recording() -> None:
+    """A turn that ends with its recording is not read past its end."""
+    made = listen_steps(turn(frames=27), CONFIG, np.random.default_rng(0))
+    assert made["user"][-1, 0] == 26
+    assert len(made["mode"]) == len(made["user"]) == len(made["transcript_target"])
+
+
+def test_pieces_never_share_a_step() -> None:
+    """Pieces that come too fast are pushed back; those past the end are lost, not wrapped."""
+    row = place([([5, 6], 2.0), ([7], 2.9), ([8], 6.0), ([9, 10], 7.0)], 0, 8)
+    assert row.tolist() == [PAD, PAD, 5, 6, 7, PAD, 8, 9]
+
+
+def test_corruption_touches_fed_back_inputs_only() -> None:
+    """Targets stay clean; disturbed codes are codes of the same dialogue; some transcripts are hidden."""
+    clean = build_sequence([turn(0), turn(1)], CONFIG, np.random.default_rng(3))
+    dirty = build_sequence([turn(0), turn(1)], CONFIG, np.random.default_rng(3), corrupt=0.9)
+    for name in ("mode", "user", "text", "text_target", "transcript_target", "agent_target", "turn_target"):
+        np.testing.assert_array_equal(getattr(dirty, name), getattr(clean, name))
+    changed = (dirty.agent != clean.agent).any(axis=1)
+    assert 5 < changed.sum() < len(changed)
+    assert (clean.agent[changed, 0] >= 0).all()
+    assert {tuple(row) for row in dirty.agent} <= {tuple(row) for row in clean.agent}
+    assert set(dirty.transcript) <= set(clean.transcript)
+    assert not np.array_equal(dirty.transcript, clean.transcript)
+
+
+def test_collate_pads_at_the_end() -> None:
+    """Shorter rows get neutral inputs and free targets."""
+    short = build_sequence([turn(0)], CONFIG, np.random.default_rng(0))
+    long = build_sequence([turn(0), turn(1)], CONFIG, np.random.default_rng(0))
+    batch = collate([short, long])
+    size = len(short.mode)
+    assert batch.padding.sum(1).tolist() == [size, len(long.mode)]
+    for target in (batch.text, batch.transcript, batch.agent, batch.turn):
+        assert (target[0, size:] == IGNORE).all()
+        assert target.dtype == torch.int64
+    assert torch.equal(batch.frame.agent[0, :size], torch.from_numpy(short.agent))
+    assert (batch.frame.agent[0, size:] == -1).all()
+
+
+def _batcher(count: int, frames: int = 300, seed: int = 0) -> Batcher:
+    dialogues = [[turn(index, reply=5 + index)] * (1 + index % 2) for index in range(count)]
+    return Batcher(dialogues, CONFIG, frames, 0.0, seed)
+
+
+def test_an_epoch_has_every_dialogue_once() -> None:
+    """Replies tell the dialogues apart: each is seen once before any is seen again."""
+    batcher = _batcher(12)
+    seen: list[int] = []
+    while len(seen) < 12:
+        batch = batcher.next()
+        seen += (batch.frame.mode * batch.padding == SPEAK).sum(1).tolist()
+    assert sorted(seen) == sorted((1 + i % 2) * (5 + i + LEAD) for i in range(12))
+
+
+def test_batches_keep_their_size_and_the_window() -> None:
+    """No batch is much larger than asked, no sequence longer than the context."""
+    batcher = _batcher(40, frames=200)
+    for _ in range(60):
+        batch = batcher.next()
+        assert batch.padding.shape[1] <= CONFIG.window
+        assert batch.padding.numel() <= 200 * 1.5
+
+
+def test_the_same_seed_draws_the_same_batches() -> None:
+    """And another seed others."""
+    first, second, other = _batcher(12), _batcher(12), _batcher(12, seed=1)
+    pairs = [(first.next(), second.next(), other.next()) for _ in range(5)]
+    assert all(torch.equal(a.agent, b.agent) for a, b, _ in pairs)
+    assert not all(a.agent.shape == c.agent.shape and torch.equal(a.agent, c.agent) for a, _, c in pairs)
+
+
+def test_dialogues_beyond_the_window_are_left_out() -> None:
+    """They are counted out, so that a trainer can say that none is left."""
+    batcher = Batcher([[turn()] * 9, [turn()]], CONFIG, 300, 0.0, 0)
+    assert batcher.usable == 1
+    assert all(len(batcher.next().padding) == 1 for _ in range(4))
+    assert Batcher([[turn()] * 9], CONFIG, 300, 0.0, 0).usable == 0
+    assert Batcher([], CONFIG, 300, 0.0, 0).usable == 0

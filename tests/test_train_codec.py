@@ -1,0 +1,215 @@
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from models.checkpoint import load_weights
+from models.codec import AcousticEncoder, Decoder, SemanticEncoder
+from tests.tiny import CODEC, run_main, speech_like, tokenizer
+from training import train_acoustic, train_semantic
+from training.audio_data import make_clip
+from training.losses import SpectralLoss
+from training.train_acoustic import AcousticHalf, Source, draw_batch, parse_source
+from training.train_codec import StageError, stage_commands, start, wait
+from training.train_semantic import SemanticTrainee, collate, evaluate, load_examples, objectives, set_statistics
+from training.user_features import UNKNOWN_PHONE, UserFeatures, save_features
+
+CONFIG = """codec:
+  semantic_levels: [[8, 5, 5, 5], [8, 5, 5, 5]]
+  acoustic_levels: [[8, 5, 5, 5], [8, 5, 5, 5]]
+  semantic_dim: 16
+  encoder_dim: 16
+  decoder_dim: 16
+  context_dim: 16
+"""
+WORDS = ["large", "latte", "soy", "milk"]
+
+
+def _features(seed: int, words: list[str]) -> UserFeatures:
+    """A turn whose words sound different from each other, four frames each."""
+    sounds = np.random.default_rng(0).standard_normal((len(WORDS), 96)) * 3
+    noise = np.random.default_rng(seed).standard_normal((4 * len(words) + 8, 96)) * 0.1
+    phones = np.full(4 * len(noise), UNKNOWN_PHONE, np.uint8)
+    for index, word in enumerate(words):
+        noise[4 + 4 * index : 7 + 4 * index] += sounds[WORDS.index(word)]
+        phones[16 * (1 + index) : 16 * (2 + index)] = WORDS.index(word)
+    return UserFeatures(noise.astype(np.float16), phones, " ".join(words), 4.0, 4.0 + 4 * len(words), [])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """User features, a tokenizer, a configuration and a folder of sound."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "features").mkdir()
+    for seed in range(12):
+        words = list(np.random.default_rng(seed).permutation(WORDS)[:3])
+        split = "valid" if seed < 2 else "train"
+        kind = "recording" if seed in (0, 2) else "conversation"
+        save_features(folder / "features" / f"{seed}.npz", [_features(seed, words)], {"split": split, "kind": kind})
+    (folder / "codec.yaml").write_text(CONFIG)
+    (folder / "audio" / "conv_1").mkdir(parents=True)
+    for seed in range(2):
+        soundfile.write(folder / "audio" / "conv_1" / f"{seed}.wav", speech_like(2.4, seed), 24_000)
+    return folder
+
+
+def _codec(data: Path, tmp_path: Path) -> Path:
+    (tmp_path / "codec").mkdir()
+    tokenizer().save(tmp_path / "codec" / "tokenizer.json")
+    return tmp_path / "codec"
+
+
+def test_semantic_half_learns_its_words(data: Path) -> None:
+    """Losses fall, and after some steps the quantised codes alone spell what was said."""
+    torch.manual_seed(0)
+    pieces = tokenizer()
+    examples = load_examples([data / "features"], pieces)["train"]
+    trainee = SemanticTrainee(CODEC, len(pieces))
+    set_statistics(trainee.encoder, examples)
+    optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-2)
+    rng = np.random.default_rng(0)
+    first = objectives(trainee, collate(examples, rng), False)
+    for step in range(80):
+        losses = objectives(trainee, collate(examples, rng), step > 30)
+        optimizer.zero_grad()
+        (losses["ctc"] + losses["phone"]).backward()
+        torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        optimizer.step()
+    assert losses["ctc"] < 0.3 * first["ctc"]
+    assert losses["phone"] < 0.5 * first["phone"]
+    scores = evaluate(trainee, examples, pieces)
+    assert scores["wer"] < 0.4
+    assert scores["phone_acc"] > 0.6
+    assert trainee.training
+
+
+def test_examples_are_split_by_kind(data: Path, tmp_path: Path) -> None:
+    """People who are held out are counted on their own; turns with a spelled word have no place in CTC."""
+    splits = load_examples([data / "features"], tokenizer())
+    assert {name: len(part) for name, part in splits.items()} == {"train": 10, "valid": 1, "people": 1}
+    for text in ("large zebra", "large \u00e9"):
+        odd = UserFeatures(np.zeros((20, 96), np.float16), np.zeros(80, np.uint8), text, 0.0, 9.0, [])
+        save_features(tmp_path / "odd.npz", [odd], {"split": "train", "kind": "recording"})
+        assert load_examples([tmp_path], tokenizer())["train"] == []
+
+
+def test_phones_are_asked_for_late(data: Path) -> None:
+    """Two frames, so that what follows a phone has been heard."""
+    example = load_examples([data / "features"], tokenizer())["train"][0]
+    _, phones, lengths, words = collate([example], None)
+    np.testing.assert_array_equal(phones[0, 8:], example.phones[:-8])
+    assert (phones[0, :8] == UNKNOWN_PHONE).all()
+    assert lengths.tolist() == [len(example.embedding)]
+    assert words == [example.words]
+
+
+def test_semantic_training_resumes(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second command goes on, a third finds nothing to do (it once crashed) and writes the same weights."""
+    codec = _codec(data, tmp_path)
+
+    def run(steps: int) -> torch.Tensor:
+        flags = ["--features", data / "features", "--output", codec, "--config", data / "codec.yaml", "--minutes", 0]
+        run_main(train_semantic.main, *flags, "--steps", steps, "--batch", 4)
+        net = SemanticEncoder(CODEC)
+        load_weights(net, codec, "semantic")
+        return net.leave.weight
+
+    first = run(2)
+    second = run(4)
+    assert not torch.equal(first, second)
+    assert torch.equal(run(4), second)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "valid_wer" in line] == ["2", "4", "4"]
+
+
+def test_acoustic_half_learns_a_sound() -> None:
+    """Spectral, mel and pitch losses fall on one clip."""
+    torch.manual_seed(0)
+    half, spectral = AcousticHalf(CODEC), SpectralLoss()
+    source = Source("agent", 1.0, [make_clip(speech_like(1.6))])
+    optimizer = torch.optim.AdamW(half.parameters(), lr=3e-3)
+    history = []
+    for _ in range(50):
+        pcm, mel, pitch, held = draw_batch([source], 2, 12, np.random.default_rng(0))
+        audio, losses = half(mel, pitch, held, True)
+        losses |= spectral(audio[:, 240:], pcm[:, :-240])
+        optimizer.zero_grad()
+        total = losses["stft"] + 2 * losses["mel"] + losses["f0"] + losses["voicing"]
+        total.backward()
+        optimizer.step()
+        history.append({name: value.item() for name, value in losses.items()})
+    for name, share in (("stft", 0.8), ("mel", 0.7), ("f0", 0.8), ("voicing", 0.8)):
+        assert history[-1][name] < share * history[0][name], name
+
+
+def test_acoustic_training_resumes(data: Path, tmp_path: Path) -> None:
+    """As the semantic half; ``--decoder_only`` from its state leaves the encoder alone."""
+
+    def run(codec: Path, *flags: object) -> tuple[torch.Tensor, torch.Tensor]:
+        where = ["--audio", f"agent={data}/audio", "--output", codec, "--config", data / "codec.yaml", "--minutes", 0]
+        run_main(train_acoustic.main, *where, "--batch", 2, "--frames", 6, *flags)
+        encoder, decoder = AcousticEncoder(CODEC), Decoder(CODEC)
+        load_weights(encoder, codec, "acoustic")
+        load_weights(decoder, codec, "decoder")
+        return encoder.leave.weight, decoder.head.weight
+
+    first = run(tmp_path / "codec", "--steps", 2)
+    second = run(tmp_path / "codec", "--steps", 3)
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(run(tmp_path / "codec", "--steps", 3)[0], second[0])
+    fitted = run(tmp_path / "fitted", "--steps", 2, "--decoder_only", "--init", tmp_path / "codec" / "acoustic_run")
+    assert torch.equal(fitted[0], second[0])
+    assert not torch.equal(fitted[1], second[1])
+
+
+def test_sources_are_folders_or_patterns(data: Path) -> None:
+    """``NAME=DIR``, with a weight, and with a pattern."""
+    source = parse_source(f"agent={data}/audio:0.25", 60.0, 0)
+    assert (source.name, source.weight, len(source.clips)) == ("agent", 0.25, 2)
+    assert len(parse_source(f"a={data}/audio/*/1.wav", 60.0, 0).clips) == 1
+    assert len(parse_source(f"a={data}/audio", 0.1, 0).clips) == 1
+    with pytest.raises(ValueError, match="no audio files"):
+        parse_source(f"a={data}/features", 60.0, 0)
+
+
+def test_gain_changes_sound_and_analysis_alike() -> None:
+    """Other people's recordings get a random gain: features are those of the louder or softer sound."""
+    clip = make_clip(speech_like(1.6))
+    pcm, mel, pitch, _ = draw_batch([Source("human", 1.0, [clip])], 1, 20, np.random.default_rng(1))
+    again = make_clip(pcm[0].numpy())
+    heard = again.mel64 > -5  # nearer to the floor the gain lifts the floor too
+    np.testing.assert_allclose(mel[0].numpy()[heard], again.mel64[heard].astype(np.float32), atol=0.03)
+    loud = again.pitch[:, 2] > -4
+    np.testing.assert_allclose(pitch[0].numpy()[loud, 2], again.pitch[loud, 2].astype(np.float32), atol=0.03)
+
+
+def test_stages_get_their_flags(tmp_path: Path) -> None:
+    """Tokenizer and features first, then both halves with the same budget."""
+    args = argparse.Namespace(
+        config=Path("c.yaml"), noise_dir=Path("noise"), rooms_dir=None, domain=None, recordings=[Path("people")],
+        output=tmp_path, data_dir=Path("data"), audio=["human=speech:0.2"], minutes=3.0, steps=5, workers=1,
+    )  # fmt: skip
+    first, together = stage_commands(args)
+    assert [command[0] for command in first] == ["training.train_tokenizer", "training.user_features"]
+    assert [command[0] for command in together] == ["training.train_semantic", "training.train_acoustic"]
+    assert "--noise_dir" in first[1]
+    assert "--rooms_dir" not in first[1]
+    assert "--audio=human=speech:0.2" in together[1]
+    for command in together:
+        assert command[command.index("--minutes") + 1] == "3.0"
+        assert command[-2:] == ["--config", "c.yaml"]
+
+
+def test_a_failing_stage_stops_the_other(capfd: pytest.CaptureFixture[str]) -> None:
+    """The error names the stage; the one that still runs is ended."""
+    failing = start(["training.train_tokenizer", "--nonsense"])
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with pytest.raises(StageError, match=r"training\.x failed with exit status 2"):
+        wait([(["training.x"], failing), (["training.y"], sleeper)])
+    assert sleeper.wait(10) != 0
+    assert "usage" in capfd.readouterr().err

@@ -1,0 +1,145 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import read_header, save_model
+from models.errors import ArtefactError
+from models.tokenizer import PAD
+from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
+from training import train_s2s
+from training.encode_dataset import EncodedTurn, save_codes
+from training.s2s_data import IGNORE, Batcher
+from training.train_s2s import load_s2s, objectives, token_loss, validate
+
+CONFIG = """s2s:
+  window: 128
+  backbone: {model_type: llama, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
+             num_key_value_heads: 1, head_dim: 16, intermediate_size: 64, vocab_size: 8}
+"""
+
+
+def _dialogue(seed: int) -> list[EncodedTurn]:
+    rng = np.random.default_rng(seed)
+    pieces = tokenizer()
+    return [
+        EncodedTurn(
+            user=rng.integers(0, 1000, (30, len(CODEC.semantic_levels))).astype(np.uint16),
+            speech=(5.0, 18.0),
+            user_words=[(pieces.encode("large"), 10.0), (pieces.encode("latte"), 17.0)],
+            user_text="large latte",
+            agent=rng.integers(0, 1000, (10, len(CODEC.agent_levels))).astype(np.uint16),
+            agent_words=[(pieces.encode("Sure,"), 0.5), (pieces.encode("latte."), 5.0)],
+            agent_text="Sure, latte.",
+        )
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A codec, eight encoded dialogues and a configuration."""
+    folder = tmp_path_factory.mktemp("data")
+    write_checkpoints(folder)
+    splits = ["train"] * 6 + ["valid"] * 2
+    conversations = [{"id": f"{i}", "split": split, "turns": _dialogue(i)} for i, split in enumerate(splits)]
+    save_codes(folder / "codes" / "codes_0.npz", conversations)
+    (folder / "s2s.yaml").write_text(CONFIG)
+    return folder
+
+
+def _train(data: Path, output: Path, *more: object) -> None:
+    where = ["--data_dir", data / "codes", "--codec", data / "codec", "--output", output]
+    run_main(train_s2s.main, *where, "--config", data / "s2s.yaml", "--minutes", 0, "--frames", 150, *more)
+
+
+def test_losses_fall_on_a_few_dialogues() -> None:
+    """Sixty steps on three dialogues learn their text, transcript, codes and turn ends."""
+    model = new_s2s(128).train()
+    with torch.no_grad():
+        model.text_head.bias.zero_()
+    batcher = Batcher([_dialogue(seed) for seed in range(3)], model.config, 200, 0.0, 0)
+    optimizer = train_s2s.new_optimizer(model, 3e-3)
+    first, _ = objectives(model, batcher.next())
+    for _ in range(60):
+        losses, scores = objectives(model, batcher.next())
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    for name, start in first.items():
+        assert losses[name] < 0.7 * start, name
+    assert scores["text_acc"] > 0.7
+
+
+def test_training_resumes_at_its_step(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stopped after 4 steps and asked for 6, the second run makes two more; asked again, none."""
+    _train(data, tmp_path / "out", "--steps", 4)
+    header = read_header(tmp_path / "out", "repartee-s2s")
+    assert header["provenance"]["step"] == 4
+    assert header["provenance"]["commit"]
+    weights = load_s2s(tmp_path / "out").text_head.weight
+    _train(data, tmp_path / "out", "--steps", 6)
+    assert read_header(tmp_path / "out", "repartee-s2s")["provenance"]["step"] == 6
+    after = load_s2s(tmp_path / "out").text_head.weight
+    assert not torch.equal(weights, after)
+    _train(data, tmp_path / "out", "--steps", 6)
+    assert torch.equal(load_s2s(tmp_path / "out").text_head.weight, after)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "valid_text " not in line] == ["0"]
+    assert [line.split()[1] for line in lines if "valid_text " in line] == ["4", "6", "6"]
+
+
+def test_training_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    """``--init`` keeps the model's own configuration and weights."""
+    _train(data, tmp_path / "out", "--steps", 1, "--init", data / "s2s", "--lr", 1e-9)
+    made, start = load_s2s(tmp_path / "out"), load_s2s(data / "s2s")
+    assert made.config == start.config
+    torch.testing.assert_close(made.text_head.weight, start.text_head.weight)
+
+
+def test_two_workers_make_one_model(data: Path, tmp_path: Path) -> None:
+    """Two processes that average gradients write one checkpoint and one resumable state."""
+    _train(data, tmp_path / "out", "--steps", 2, "--workers", 2, "--port", 29_731)
+    assert read_header(tmp_path / "out", "repartee-s2s")["provenance"]["step"] == 2
+    assert (tmp_path / "out" / "run" / "trainer.pt").exists()
+    assert not (tmp_path / "out" / "run_1" / "trainer.pt").exists()
+
+
+def test_pad_counts_less_and_free_targets_nothing() -> None:
+    """The weighted mean of the cross-entropies."""
+    logits = torch.zeros(1, 3, 4)
+    logits[0, 0, 1] = 5.0
+    target = torch.tensor([[1, PAD, IGNORE]])
+    one, pad = torch.nn.functional.cross_entropy(logits[0, :2], target[0, :2], reduction="none")
+    assert token_loss(logits, target).item() == pytest.approx(((one + 0.3 * pad) / 1.3).item())
+    assert token_loss(logits, torch.full((1, 3), IGNORE)) == 0.0
+
+
+def test_no_validation_set_is_no_error() -> None:
+    """It once ended a small data set's training with an empty queue, after the last step."""
+    model = new_s2s(128)
+    assert validate(model, [], model.config, 200) == {}
+    assert set(validate(model, [_dialogue(0)], model.config, 200)) >= {"valid_text", "valid_agent", "valid_text_acc"}
+
+
+@pytest.mark.parametrize("problem", ["no codes", "window"])
+def test_unusable_data_is_named(data: Path, tmp_path: Path, problem: str) -> None:
+    """No encoded data, or none that fits the context: a sentence that says where."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if problem == "window":
+        save_codes(folder / "codes_0.npz", [{"id": "0", "split": "train", "turns": _dialogue(0) * 9}])
+    where = ["--data_dir", folder, "--codec", data / "codec", "--output", tmp_path / "out", "--steps", 1]
+    with pytest.raises(ValueError, match=str(folder)):
+        run_main(train_s2s.main, *where, "--config", data / "s2s.yaml")
+
+
+def test_bad_checkpoints_are_named(data: Path, tmp_path: Path) -> None:
+    """A missing one, and weights that do not fit their configuration."""
+    with pytest.raises(ArtefactError, match=r"model\.json"):
+        load_s2s(tmp_path)
+    config = new_s2s(128).config
+    save_model(tmp_path, "repartee-s2s", torch.nn.Linear(1, 1), config, {})
+    with pytest.raises(ArtefactError, match=r"model\.safetensors"):
+        load_s2s(tmp_path)
