@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from models.errors import ArtefactError
 
 VERSION = 1
+C = TypeVar("C")
 
 
 def git_commit() -> str:
@@ -69,6 +70,19 @@ def read_header(directory: Path, kind: str, name: str = "model") -> dict[str, An
     if header.get("version") != VERSION:
         raise ArtefactError(f"{path}: version {header.get('version')}, this program reads version {VERSION}")
     return header
+
+
+def read_dataclass(directory: Path, kind: str, cls: type[C], name: str = "model") -> C:
+    """The frozen config dataclass that was saved beside the weights.
+
+    Raises:
+        ArtefactError: as :func:`read_header`, or its keys or values are not those of ``cls``.
+    """
+    header = read_header(directory, kind, name)
+    try:
+        return cls(**{key: tuplify(value) for key, value in header["config"].items()})
+    except (KeyError, TypeError, AttributeError, ValueError) as exc:
+        raise ArtefactError(f"{directory / f'{name}.json'}: config does not fit {cls.__name__} ({exc})") from exc
 
 
 def load_weights(module: torch.nn.Module, directory: Path, name: str = "model") -> None:

@@ -99,7 +99,11 @@ class Engine:
         if codec_config.get("alphabet") != config.get("alphabet"):
             raise ArtefactError(f"{s2s}: made for another codec than {codec} (their code alphabets differ)")
         graphs = {name: open_graph(codec / f"{name}.onnx") for name in ("semantic_encoder", "decoder")}
-        return cls(graphs, open_graph(s2s / "step.onnx"), Tokenizer.load(s2s / "tokenizer.json"), config)
+        step, tokenizer = open_graph(s2s / "step.onnx"), Tokenizer.load(s2s / "tokenizer.json")
+        try:
+            return cls(graphs, step, tokenizer, config)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ArtefactError(f"{s2s / 'config.json'}: incomplete or wrong ({exc!r})") from exc
 
     def new_state(self) -> State:
         """A fresh session; about as much memory as its key/value window."""
@@ -119,7 +123,7 @@ class Engine:
             mode: see the module's docstring. The first SPEAK after another mode starts a reply; LISTEN ends one.
 
         Raises:
-            ValueError: the audio is not one float32 frame, or audio was given in SPEAK.
+            ValueError: the audio is not one finite float32 frame, or audio was given in SPEAK.
         """
         if mode is Mode.SPEAK:
             if pcm is not None:
@@ -128,6 +132,8 @@ class Engine:
         if pcm is None or pcm.shape != (FRAME_SIZE,) or pcm.dtype != np.float32:
             what = "nothing" if pcm is None else f"{pcm.dtype} {pcm.shape}"
             raise ValueError(f"expected one frame of float32 ({FRAME_SIZE},), got {what}")
+        if not np.isfinite(pcm).all():
+            raise ValueError("the audio frame holds values that are not finite")
         codes = self._encode(pcm, state)
         if mode is Mode.IDLE:
             state.prefix.append(codes)

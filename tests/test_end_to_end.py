@@ -21,7 +21,7 @@ from tests.fakes import FRAME, FakeEngine, silence, speech, spoken_turn
 CHUNK = 480  # 20 ms
 FAKE_SETTINGS = ("vad.detector=energy", "turn.end_of_turn_threshold=2")
 TRANSCRIBE = {"type": "realtime", "audio": {"input": {"transcription": {"model": "local"}}}}
-QUESTION = Path(__file__).parent / "data" / "question.wav"
+SPOKEN = Path(__file__).parent / "data"
 
 
 @contextlib.asynccontextmanager
@@ -152,27 +152,36 @@ async def test_two_clients_at_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def shipped_engine(repo_root: Path) -> Engine:
+def shipped_engine(shipped_models: Path) -> Engine:
     """The shipped models."""
-    folder = repo_root / "models" / "pretrained" / "coffee-en"
-    if not (folder / "s2s").is_dir():
-        pytest.skip(f"there are no shipped models in {folder} yet")
-    return Engine.load(folder / "codec", folder / "s2s")
+    return Engine.load(shipped_models / "codec", shipped_models / "s2s")
+
+
+async def say(connection: Any, name: str) -> list[Any]:
+    """Speak a bundled recording and wait for the whole answer."""
+    pcm = np.concatenate([silence(0.5), read_audio(SPOKEN / f"{name}.wav"), silence(1.5)])
+    await stream(connection, pcm, chunk=FRAME)
+    return await until(connection, "response.done", timeout_s=60.0)
 
 
 @pytest.mark.shipped
 async def test_the_shipped_models_answer_a_spoken_question(shipped_engine: Engine) -> None:
-    """A bundled question gets words and audible speech back."""
-    if not QUESTION.is_file():
-        pytest.skip(f"there is no bundled question {QUESTION} yet")
-    question = np.concatenate([silence(0.5), read_audio(QUESTION), silence(1.5)])
+    """An order by a voice that no model has heard is written down, understood, and answered in audible speech."""
     async with client_of(shipped_engine) as client, client.realtime.connect(model="local") as connection:
         await connection.session.update(session=TRANSCRIBE)  # type: ignore[arg-type]
-        await stream(connection, question, chunk=FRAME)
-        events = await until(connection, "response.done", timeout_s=60.0)
+        events = await say(connection, "question")
     final = events[-1].response
     assert final.status == "completed"
-    assert final.output[0].content[0].transcript
+    assert "large latte with soy milk" in final.output[0].content[0].transcript
     reply = audio_of(events)
-    assert len(reply) > 12_000
+    assert len(reply) > 24_000
     assert np.sqrt(np.mean(reply**2)) > 0.01
+
+
+@pytest.mark.shipped
+async def test_the_shipped_models_read_an_order_back(shipped_engine: Engine) -> None:
+    """Asked in a second turn what was ordered, the agent says what was ordered in the first."""
+    async with client_of(shipped_engine) as client, client.realtime.connect(model="local") as connection:
+        await say(connection, "question")
+        final = (await say(connection, "read_back"))[-1].response
+    assert "large latte with soy milk" in final.output[0].content[0].transcript

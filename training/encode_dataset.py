@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.checkpoint import load_weights, read_header, tuplify
+from models.checkpoint import load_weights, read_dataclass
 from models.codec import AcousticEncoder, CodecConfig, SemanticEncoder
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse, new_history
 from models.tokenizer import Tokenizer
@@ -48,8 +48,7 @@ class EncodedTurn:
 
 def load_codec_config(codec: Path) -> CodecConfig:
     """The configuration written with the codec's semantic part."""
-    values = read_header(codec, "repartee-codec", "semantic")["config"]
-    return CodecConfig(**{key: tuplify(value) for key, value in values.items()})
+    return read_dataclass(codec, "repartee-codec", CodecConfig, "semantic")
 
 
 class CodecEncoders:

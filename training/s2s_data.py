@@ -164,7 +164,7 @@ class Batcher:
         self, dialogues: Sequence[Sequence[EncodedTurn]], config: S2SConfig, frames: int, corrupt: float, seed: int
     ) -> None:
         self._dialogues, self._config, self._frames, self._corrupt = dialogues, config, frames, corrupt
-        self._rng = np.random.default_rng(seed)
+        self._seed, self._rng = seed, np.random.default_rng(seed)
         self._lengths = np.array([self._most_steps(turns, config) for turns in dialogues])
         self._queue: list[np.ndarray] = []
 
@@ -190,6 +190,10 @@ class Batcher:
     def usable(self) -> int:
         """How many dialogues fit into the window; the others are left out."""
         return int((self._lengths <= self._config.window).sum())
+
+    def restart(self, step: int) -> None:
+        """Go on with batches that differ from those before ``step``: what a resumed run calls."""
+        self._rng, self._queue = np.random.default_rng([self._seed, step]), []
 
     def epoch_batches(self) -> int:
         """About how many batches an epoch has."""

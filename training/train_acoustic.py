@@ -39,11 +39,14 @@ def parse_source(text: str, max_seconds: float, seed: int) -> Source:
     """``NAME=DIR[:WEIGHT]`` (DIR may end in a glob such as ``conv/*/assistant.wav``) -> loaded source."""
     name, _, rest = text.partition("=")
     folder, _, weight = rest.partition(":")
-    root, _, pattern = folder.partition("*")
-    path = Path(root if not pattern else root.rpartition("/")[0])
-    files = audio_files(path, "*" + pattern if pattern else "**/*")
+    parts = Path(folder).parts
+    wild = next((index for index, part in enumerate(parts) if "*" in part), len(parts))
+    files = audio_files(Path(*parts[:wild]), "/".join(parts[wild:]) or "**/*")
     np.random.default_rng(seed).shuffle(files)  # type: ignore[arg-type]
-    return Source(name, float(weight or 1.0), load_clips(files, max_seconds))
+    clips = load_clips(files, max_seconds)
+    if not clips:
+        raise ValueError(f"{folder}: no clip is as long as two frames")
+    return Source(name, float(weight or 1.0), clips)
 
 
 class AcousticHalf(torch.nn.Module):

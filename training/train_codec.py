@@ -9,6 +9,7 @@ stage resumes where it was stopped; each is a module of its own and can be run a
 import argparse
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
@@ -52,16 +53,25 @@ def start(command: list[str]) -> subprocess.Popen[bytes]:
 
 
 def wait(processes: list[tuple[list[str], subprocess.Popen[bytes]]]) -> None:
-    """Wait for all.
+    """Wait for all; whatever still runs when this returns or is interrupted is stopped.
 
     Raises:
-        StageError: one failed; the others are stopped first.
+        StageError: one failed.
     """
-    for command, process in processes:
-        if process.wait() != 0:
-            for _, other in processes:
-                other.terminate()
-            raise StageError(f"{command[0]} failed with exit status {process.returncode}")
+    try:
+        running = list(processes)
+        while running:
+            for command, process in list(running):
+                status = process.poll()
+                if status:
+                    raise StageError(f"{command[0]} failed with exit status {status}")
+                if status == 0:
+                    running.remove((command, process))
+            time.sleep(0.2)
+    finally:
+        for _, process in processes:
+            if process.poll() is None:
+                process.terminate()
 
 
 def main() -> None:

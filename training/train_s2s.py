@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from models.checkpoint import load_weights, read_header, save_model, tuplify
+from models.checkpoint import load_weights, read_dataclass, save_model
 from models.s2s import S2S, S2SConfig, agent_cross_entropy, evaluating
 from models.tokenizer import PAD, Tokenizer
 from training.encode_dataset import EncodedTurn, load_codec_config, load_codes
@@ -35,8 +35,7 @@ def load_s2s(directory: Path) -> S2S:
     Raises:
         ArtefactError: missing, damaged, of another version, or weights that do not fit the config.
     """
-    values = read_header(directory, "repartee-s2s")["config"]
-    model = S2S(S2SConfig(**{key: tuplify(value) for key, value in values.items()}))
+    model = S2S(read_dataclass(directory, "repartee-s2s", S2SConfig))
     load_weights(model, directory)
     return model
 
@@ -179,6 +178,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     run = Run(directory, {key: str(value) for key, value in vars(args).items()}, budget)
     run.resume_from(args.output / "run")
     step = run.resume(model, optimizer)
+    batcher.restart(step)
     control = torch.zeros(2)  # progress and "a checkpoint is due", decided by worker 0
     while True:
         control[0], control[1] = budget.progress(step), float(run.due)

@@ -149,6 +149,20 @@ def evaluate(trainee: SemanticTrainee, examples: Sequence[Example], tokenizer: T
     return {"wer": errors / max(total, 1), "exact": exact / size, "phone_acc": right / max(frames, 1)}
 
 
+def log_scores(
+    run: Run,
+    step: int,
+    trainee: SemanticTrainee,
+    splits: dict[str, list[Example]],
+    tokenizer: Tokenizer,
+    most: int | None,
+) -> None:
+    """Log :func:`evaluate` on up to ``most`` turns of unseen voices and of held-out people."""
+    for name in ("valid", "people"):
+        scores = evaluate(trainee, splits[name][:most], tokenizer)
+        run.log(step, {f"{name}_{key}": value for key, value in scores.items()})
+
+
 def set_statistics(encoder: SemanticEncoder, examples: Sequence[Example]) -> None:
     """Standardise embeddings by the training set's mean and deviation."""
     sample = np.concatenate([example.embedding for example in examples[:2000]]).astype(np.float32)
@@ -174,6 +188,8 @@ def train(args: argparse.Namespace) -> None:
     load_weights(trainee.encoder.front, FRONT_END)
     trainee.encoder.front.requires_grad_(False)
     splits = load_examples(args.features, tokenizer)
+    if not splits["train"]:
+        raise ValueError(f"no training turn in {', '.join(map(str, args.features))}")
     set_statistics(trainee.encoder, splits["train"])
     trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=1e-2)
@@ -203,14 +219,11 @@ def train(args: argparse.Namespace) -> None:
         if step % 50 == 0:
             run.log(step, {name: value.item() for name, value in losses.items()})
         if step and step % 400 == 0:
-            for name in ("valid", "people"):
-                scores = evaluate(trainee, splits[name][:256], tokenizer)
-                run.log(step, {f"{name}_{key}": value for key, value in scores.items()})
+            log_scores(run, step, trainee, splits, tokenizer, 256)
         if run.due:
             run.save(trainee, optimizer, step + 1)
     run.save(trainee, optimizer, step + 1)
-    for name in ("valid", "people"):
-        run.log(step + 1, {f"{name}_{key}": value for key, value in evaluate(trainee, splits[name], tokenizer).items()})
+    log_scores(run, step + 1, trainee, splits, tokenizer, None)
     run.close()
     save_model(args.output, "repartee-codec", trainee.encoder, config, run.provenance, "semantic")
 
