@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import sys
@@ -71,6 +72,8 @@ def _serve(args: argparse.Namespace) -> int:
     engine = Engine.load(*_artefacts(args))
     warm_up(engine)
     daemon = Daemon(engine, config, audio=not args.no_audio, started_at=STARTED_AT)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: collections while people talk need not look at it
     asyncio.run(daemon.run(signals=True))
     return 0
 

@@ -51,6 +51,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> AgentConfig
         key, value = _parse_override(override)
         _assign(body, key, value)
         origins[key] = f"the command line ({override})"
+    body = {key: value for key, value in body.items() if value is not None}  # a section with every key left out
     try:
         return AgentConfig.model_validate(body)
     except ValidationError as exc:
@@ -59,6 +60,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> AgentConfig
         origin = origins.get(key, str(path) if path else "the command line")
         if fault["type"] == "extra_forbidden":
             raise ConfigError(f"{origin}: unknown key {key!r}{_known(fault['loc'])}") from exc
+        if fault["type"] == "model_type":
+            raise ConfigError(f"{origin}: {key!r} is a section with settings (got {fault['input']!r})") from exc
         raise ConfigError(f"{origin}: {key}: {fault['msg']} (got {fault['input']!r})") from exc
 
 
@@ -72,7 +75,8 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{where}: not valid YAML ({getattr(exc, 'problem', exc)})") from exc
+        problem = str(getattr(exc, "problem", None) or exc)
+        raise ConfigError(f"{path}{where}: not valid YAML ({' '.join(problem.split())})") from exc
     if body is None:
         return {}
     if not isinstance(body, dict):

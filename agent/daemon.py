@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import signal
@@ -19,6 +20,8 @@ from streaming.errors import AudioUnavailable
 from streaming.websocket import Client, RealtimeServer
 
 logger = logging.getLogger(__name__)
+
+_TIDY_AFTER_S = 3.0  # a closed session's connection is gone by then
 
 
 class Daemon:
@@ -39,6 +42,7 @@ class Daemon:
         self._audio = audio
         self._started_at = time.monotonic() if started_at is None else started_at
         self._stop: asyncio.Event | None = None
+        self._tidying = False
         self.sessions: set[Session] = set()
         self.port: int | None = None
 
@@ -99,6 +103,17 @@ class Daemon:
             await session.run()
         finally:
             self.sessions.discard(session)
+            self._tidy_soon()
+
+    def _tidy_soon(self) -> None:
+        """Free what ended sessions held: their parts know each other, so only the collector can; it looks seldom."""
+        if not self._tidying:
+            self._tidying = True
+            asyncio.get_running_loop().call_later(_TIDY_AFTER_S, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = False
+        gc.collect()
 
 
 def _health() -> dict[str, Any]:

@@ -242,4 +242,5 @@ def write_audio(path: Path, pcm: np.ndarray) -> None:
             os.unlink(temporary)
             raise
     except (soundfile.SoundFileError, OSError) as exc:
-        raise InputError(f"{path} cannot be written ({exc})") from exc
+        why = getattr(exc, "strerror", None) or exc  # without the name of the temporary file
+        raise InputError(f"{path} cannot be written ({why})") from exc

@@ -1,6 +1,7 @@
 """One WebSocket client: the protocol on one side, a conversation on the other.
 
-* Three tasks, one group: receive, think (the conversation's mind), send. The first to end ends the session.
+* Four tasks, one group: receive, think (the conversation's mind), send, watch (whether the client is still there
+  while receive waits for the model). The first to end ends the session.
 * The last hop is the sender: audio of a reply that was interrupted meanwhile is dropped there.
 """
 
@@ -33,6 +34,8 @@ class SessionLimits(BaseModel):
 
     outgoing_messages: int = Field(1_024, ge=64)
     """Messages that may wait for a slow client; over it the session is closed with 1013."""
+    outgoing_mib: float = Field(32.0, gt=0.0)
+    """Their size together, with the same policy; a single message may be larger."""
     greeting_timeout_s: float = Field(30.0, gt=0.0)
     """Time a new session may wait for the model thread."""
 
@@ -73,6 +76,7 @@ class Session:
             initial_config(client.query("model"), vad), expires_at=int(time.time()) + _LIFETIME_S
         )
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
+        self._outgoing_bytes = 0
         self._conversation: Conversation | None = None
         self._logger = _SessionLogger(logging.getLogger(__name__), {"session": self._protocol.session_id})
 
@@ -95,6 +99,7 @@ class Session:
                 tasks.create_task(self._receive(), name="receive")
                 tasks.create_task(self._conversation.run(), name="think")
                 tasks.create_task(self._send(), name="send")
+                tasks.create_task(self._watch(), name="watch")
         except* _Ended:
             pass
         except* SlowReader as group:
@@ -107,6 +112,7 @@ class Session:
             self._logger.exception("internal error", exc_info=group)
             close = (INTERNAL_ERROR, "internal error")
         finally:
+            self._drop_outgoing()
             if self._conversation is not None:
                 seconds = self._clock() - began
                 self._logger.info("closed after %.1f s: %s", seconds, self._conversation.metrics.summary())
@@ -123,9 +129,14 @@ class Session:
                 await self.conversation.do(command)
         raise _Ended
 
+    async def _watch(self) -> None:
+        await self._client.wait_closed()
+        raise _Ended
+
     async def _send(self) -> None:
         while True:
             message = await self._outgoing.get()
+            self._outgoing_bytes -= len(message.text)
             if message.reply is not None and self.conversation.is_stale(message.reply):
                 self.conversation.metrics.stale_messages += 1
                 continue
@@ -140,10 +151,17 @@ class Session:
 
     def _flush(self) -> None:
         for message in self._protocol.messages_to_send():
+            self._outgoing_bytes += len(message.text)  # the text is ASCII
+            if self._outgoing_bytes > self._limits.outgoing_mib * 2**20 and not self._outgoing.empty():
+                raise SlowReader(f"more than {self._limits.outgoing_mib:g} MiB were waiting")
             try:
                 self._outgoing.put_nowait(message)
             except asyncio.QueueFull as exc:
                 raise SlowReader(f"more than {self._limits.outgoing_messages} messages were waiting") from exc
+
+    def _drop_outgoing(self) -> None:
+        while not self._outgoing.empty():  # a failure's traceback may keep the session alive for long
+            self._outgoing.get_nowait()
 
     async def _part(self, code: int, reason: str) -> None:
         if code == INTERNAL_ERROR:

@@ -230,13 +230,13 @@ class RealtimeProtocol:
             raise RequestError("item_in_progress", "the item is still being spoken; cancel the response", "item_id")
         if message.content_index != 0:
             raise RequestError("invalid_value", "the item has one content part, index 0", "content_index")
-        heard = ms_to_samples(message.audio_end_ms)
-        if heard > item.samples:
+        if message.audio_end_ms > samples_to_ms(item.samples):  # as it came: it may be too large for a float
             raise RequestError(
                 "audio_end_ms_too_large",
                 f"audio content of {samples_to_ms(item.samples)} ms is shorter than {message.audio_end_ms} ms",
                 "audio_end_ms",
             )
+        heard = ms_to_samples(message.audio_end_ms)
         item.trim(heard)
         self._emit("conversation.item.truncated", item_id=item.id, content_index=0, audio_end_ms=message.audio_end_ms)
         return [events.TruncateReply(heard)] if item.id == self._last_reply_item else []

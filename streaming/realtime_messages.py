@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from streaming.realtime_config import RequestError
 from streaming.resample import pcm16_to_float
 
 Json = dict[str, Any]
+
+_MAX_NESTING = 64
 
 
 class ClientMessage(BaseModel):
@@ -116,11 +119,13 @@ def parse_message(message: str) -> ClientMessage:
         RequestError: it is no JSON object, its type is unknown or a field is wrong.
     """
     try:
-        body = json.loads(message)
+        body = json.loads(message, parse_constant=_number, parse_float=_number)
     except (ValueError, RecursionError) as exc:
         raise RequestError("invalid_json", f"the message is not valid JSON: {exc}") from exc
     if not isinstance(body, dict):
         raise RequestError("invalid_type", "the message must be a JSON object")
+    if _nested(body):
+        raise RequestError("invalid_json", f"the message is nested deeper than {_MAX_NESTING} levels")
     event_id = body.get("event_id") if isinstance(body.get("event_id"), str) else None
     kind = body.get("type")
     if not isinstance(kind, str):
@@ -136,6 +141,29 @@ def parse_message(message: str) -> ClientMessage:
         param = ".".join(str(part) for part in fault["loc"])
         code = "missing_required_parameter" if fault["type"] == "missing" else "invalid_type"
         raise RequestError(code, f"{kind}: {param}: {fault['msg']}", param, event_id) from exc
+
+
+def _number(text: str) -> float:
+    """A float that can be written as JSON again: Python reads NaN and 1e999, other parsers do not."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
+def _nested(body: Json) -> bool:
+    """Whether a value lies deeper than the session object can be written back."""
+    level: list[Any] = [body]
+    for _ in range(_MAX_NESTING):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def decode_audio(audio: object, param: str) -> np.ndarray:

@@ -72,6 +72,10 @@ class Client:
         except ConnectionClosed:
             return None
 
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed, also while messages still wait to be received."""
+        await self._connection.wait_closed()
+
     async def send(self, text: str) -> None:
         """Send one text message; does nothing on a closed connection.
 

@@ -155,12 +155,16 @@ class FakeClient:
         self._reads = reads
         self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         self._arrived = asyncio.Condition()
+        self._gone = asyncio.Event()
 
     def query(self, name: str) -> str | None:
         return self._model if name == "model" else None
 
     async def receive(self) -> str | bytes | None:
         return await self._messages.get()
+
+    async def wait_closed(self) -> None:
+        await self._gone.wait()
 
     async def send(self, text: str) -> None:
         if not self._reads:
@@ -190,6 +194,10 @@ class FakeClient:
     def leave(self) -> None:
         """Close the connection."""
         self._messages.put_nowait(None)
+
+    def vanish(self) -> None:
+        """Close the connection, with messages still to be received."""
+        self._gone.set()
 
     async def wait_for(self, type: str, count: int = 1) -> dict[str, Any]:
         """The count-th message of this type, as soon as it was sent."""

@@ -34,7 +34,7 @@ def test_an_empty_file_is_fine(tmp_path: Path) -> None:
 
 def test_overrides_win(tmp_path: Path) -> None:
     """The command line is stronger than the file, at any depth and with YAML values."""
-    path = write(tmp_path, "vad: {silence_duration_ms: 300}\nserver:\n")
+    path = write(tmp_path, "vad: {silence_duration_ms: 300}\nserver:\nlocal:\n")
     config = load_config(path, ["vad.silence_duration_ms=400", "server.port=9000", "reply.max_lead_ms=null"])
     assert config.vad.silence_duration_ms == 400
     assert config.server.port == 9000
@@ -47,7 +47,8 @@ def test_overrides_win(tmp_path: Path) -> None:
         ("vad: {sensitivity: 1}", "unknown key 'vad.sensitivity'; known: detector, threshold"),
         ("vads: {}", "unknown key 'vads'; known: server, session"),
         ("vad: {threshold: 5}", "vad.threshold"),
-        ("vad: [1]", "vad"),
+        ("vad: [1]", "'vad' is a section with settings (got [1])"),
+        ("a\tb\x00", "not valid YAML (unacceptable character #x0000"),
         ("- a\n- b\n", "expected sections"),
         ("vad: {threshold: 0.5\n", "line 2"),
     ],
@@ -59,6 +60,7 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, says: str) -> None:
         load_config(path)
     assert str(path) in str(caught.value)
     assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

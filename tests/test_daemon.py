@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from agent import daemon as daemon_module
 from agent.config import load_config
 from agent.daemon import Daemon
 from agent.errors import ServeError
@@ -57,6 +60,20 @@ async def read_until(websocket: ClientConnection, kind: str) -> list[dict[str, A
         while not seen or seen[-1]["type"] != kind:
             seen.append(json.loads(await websocket.recv()))
     return seen
+
+
+async def test_ended_sessions_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a session held is gone soon after its end, without waiting for Python to feel like collecting."""
+    monkeypatch.setattr(daemon_module, "_TIDY_AFTER_S", 0.01)
+    async with running(FakeEngine()) as daemon:
+        gc.disable()
+        try:
+            async with connect(url(daemon)) as websocket:
+                await read_until(websocket, "session.created")
+                session = weakref.ref(next(iter(daemon.sessions)))
+            await eventually(lambda: session() is None)
+        finally:
+            gc.enable()
 
 
 async def test_one_bad_client_harms_nobody() -> None:

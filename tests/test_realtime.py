@@ -436,6 +436,9 @@ def test_the_voice_is_fixed_once_it_was_heard() -> None:
         ('{"type": "conversation.item.retrieve", "item_id": "none"}', "item_not_found"),
         ('{"type": "conversation.item.delete", "item_id": "none"}', "item_not_found"),
         ('{"type": "conversation.item.truncate", "item_id": "x", "content_index": 0}', "missing_required_parameter"),
+        ('{"type": "session.update", "session": {"tools": [{"a": NaN}]}}', "invalid_json"),
+        ('{"type": "session.update", "session": {"tools": [{"a": 1e999}]}}', "invalid_json"),
+        ('{"type": "session.update", "session": {"tools": [' + "[" * 300 + "]" * 300 + "]}}", "invalid_json"),
         (b"\x00\x01", "invalid_message"),
     ],
 )
@@ -554,7 +557,12 @@ def test_truncate_trims_the_transcript() -> None:
 
 @pytest.mark.parametrize(
     ("index", "end_ms", "code"),
-    [(0, 161, "audio_end_ms_too_large"), (1, 100, "invalid_value"), (0, -1, "invalid_type")],
+    [
+        (0, 161, "audio_end_ms_too_large"),
+        (0, 10**400, "audio_end_ms_too_large"),
+        (1, 100, "invalid_value"),
+        (0, -1, "invalid_type"),
+    ],
 )
 def test_truncations_that_are_refused(index: int, end_ms: int, code: str) -> None:
     """Nothing longer than what was said, and only the one part there is."""

@@ -74,7 +74,7 @@ def test_an_output_that_cannot_be_written(
     """A folder that does not exist is named."""
     question = wav(tmp_path / "q.wav", spoken_turn())
     assert run_agent.main(["--input", str(question), "--output", str(tmp_path / "no" / "a.wav")]) == 2
-    assert "a.wav cannot be written" in capsys.readouterr().err
+    assert "a.wav cannot be written (No such file or directory)" in capsys.readouterr().err
 
 
 def test_a_bad_setting(capsys: pytest.CaptureFixture[str]) -> None:

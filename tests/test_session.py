@@ -531,6 +531,43 @@ async def test_too_many_waiting_messages() -> None:
     assert client.closed == (1013, "the client does not read what it is sent")
 
 
+async def test_too_many_waiting_bytes() -> None:
+    """A few huge messages count as much as many small ones, and none is kept when the session ends."""
+    client = FakeClient()
+    never = asyncio.Event()
+
+    async def stuck(text: str) -> None:
+        await never.wait()
+
+    client.send = stuck  # type: ignore[method-assign]
+    async with serving(FakeEngine(), client, limits=SessionLimits(outgoing_mib=1.0)) as session:
+        for _ in range(20):
+            client.say("session.update", session={"instructions": "y" * 200_000})
+        await eventually(lambda: client.closed is not None)
+        assert session._outgoing.empty()
+    assert client.closed == (1013, "the client does not read what it is sent")
+
+
+async def test_one_large_message_passes() -> None:
+    """A message over the bound still goes out when nothing else waits."""
+    client = FakeClient()
+    async with serving(FakeEngine(), client, limits=SessionLimits(outgoing_mib=0.1)):
+        await client.wait_for("session.created")
+        client.say("session.update", session={"instructions": "y" * 200_000})
+        await client.wait_for("session.updated")
+    assert client.closed is None
+
+
+async def test_a_client_that_vanishes_is_noticed_at_once() -> None:
+    """Audio that a client left behind does not keep its session open."""
+    engine, client = FakeEngine(step_s=0.005), FakeClient()
+    async with serving(engine, client) as session:
+        client.speak(silence(60.0))
+        await eventually(lambda: session._conversation is not None and session.conversation.metrics.frames_heard > 2)
+        client.vanish()
+    assert session.conversation.metrics.frames_heard < 100
+
+
 async def test_a_fast_sender_waits_for_the_model() -> None:
     """With a slow model the inbox stays at its bound and no audio is lost."""
     engine, client = FakeEngine(step_s=0.002), FakeClient()

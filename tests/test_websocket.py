@@ -186,6 +186,20 @@ async def test_a_client_that_does_not_read_times_out() -> None:
             await writer.wait_closed()
 
 
+async def test_a_client_that_leaves_is_noticed_without_receiving() -> None:
+    """The end of the connection is known while a message still waits to be received."""
+    noticed = asyncio.Event()
+
+    async def deaf(client: Client) -> None:
+        await client.wait_closed()
+        noticed.set()
+
+    async with listening(deaf) as server, asyncio.timeout(5):
+        async with connect(url(server)) as websocket:
+            await websocket.send("hello")
+        await noticed.wait()
+
+
 async def test_stopping_says_going_away() -> None:
     """When the server stops, clients are closed with 1001."""
     async with contextlib.AsyncExitStack() as stack:

@@ -25,7 +25,7 @@ from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.s2s_data import IGNORE, Batch, Batcher
 
 PAD_WEIGHT = 0.3
-WEIGHTS = {"text": 1.0, "transcript": 1.0, "agent": 3.0, "turn": 0.2}
+WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.2}
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
 
 
