@@ -121,3 +121,11 @@ def test_models_of_different_codecs_are_refused(checkpoints: Path, tmp_path: Pat
     arguments = ["--codec", checkpoints / "codec", "--s2s", tmp_path / "s2s", "--output", tmp_path / "models"]
     with pytest.raises(ArtefactError, match="another codec"):
         run_main(export.main, *arguments)
+
+
+def test_provenance_names_no_folder_of_this_machine() -> None:
+    """Absolute paths keep their last two parts; relative ones, numbers and switches stay."""
+    made = export.portable(
+        {"command": "x --audio a=/home/me/data/audio:0.5 --out runs/a/b/c", "step": 3, "dirs": "['/a/b/c/d']"}
+    )
+    assert made == {"command": "x --audio a=data/audio:0.5 --out runs/a/b/c", "step": 3, "dirs": "['c/d']"}

@@ -10,6 +10,7 @@ streamed audio gives the same codes, logits and samples in both.
 import argparse
 import copy
 import dataclasses
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,6 +36,16 @@ from training.train_s2s import load_s2s
 
 PARITY = 2e-3
 CHECK_FRAMES = 40
+
+
+def portable(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Provenance without this machine's folders: an absolute path keeps its last two parts."""
+    return {
+        key: re.sub(r"(?<![\w.*])/[^\s:=,'\[\]]+", lambda match: "/".join(Path(match.group()).parts[-2:]), value)
+        if isinstance(value, str)
+        else value
+        for key, value in provenance.items()
+    }
 
 
 class ParityError(RuntimeError):
@@ -188,7 +199,7 @@ def export_codec(codec: Path, output: Path, alphabet: dict[str, Any]) -> tuple[d
     for name, net in parts.items():
         load_weights(net, codec, name)
         round_to_half(net)
-        provenance = read_header(codec, "repartee-codec", name)["provenance"]
+        provenance = portable(read_header(codec, "repartee-codec", name)["provenance"])
         save_model(output, "repartee-codec", copy.deepcopy(net).half(), config, provenance, name)
     export.export_semantic(parts["semantic"], output / "semantic_encoder.onnx")  # type: ignore[arg-type]
     export.export_acoustic(parts["acoustic"], output / "acoustic_encoder.onnx")  # type: ignore[arg-type]
@@ -239,7 +250,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.output) as temporary:
         made = Path(temporary)
         parity, acoustic = export_codec(args.codec, made / "codec", alphabet)
-        provenance = read_header(args.s2s, "repartee-s2s")["provenance"]
+        provenance = portable(read_header(args.s2s, "repartee-s2s")["provenance"])
         worst = export_s2s(model, provenance, args.codec, made / "s2s", alphabet, silence_codes(acoustic))
         for name in ("codec", "s2s"):
             shutil.rmtree(args.output / name, ignore_errors=True)
