@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
 
+from training.audio_data import read_audio
 from training.phones import PHONES
 
 VERSION = 1
@@ -111,11 +111,9 @@ class Conversation:
 
 def _read_wav(path: Path) -> np.ndarray:
     try:
-        pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
+        return read_audio(path)
+    except ValueError as error:
         raise ConversationError(f"{path}: not a readable recording ({error})") from error
-    mono = pcm.mean(axis=1)
-    return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
 
 
 class _Fields:
