@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from agent.actions import load_actions
     from agent.config import load_config
     from agent.daemon import Daemon
     from agent.worker import warm_up
@@ -69,9 +70,10 @@ def _serve(args: argparse.Namespace) -> int:
         f"server.{name}={json.dumps(value)}" for name in ("host", "port") if (value := getattr(args, name)) is not None
     ]
     config = load_config(_config_path(args), [*args.overrides, *flags])
-    engine = Engine.load(*_artefacts(args))
+    codec, s2s = _artefacts(args)
+    engine, actions = Engine.load(codec, s2s), load_actions(s2s)
     warm_up(engine)
-    daemon = Daemon(engine, config, audio=not args.no_audio, started_at=STARTED_AT)
+    daemon = Daemon(engine, config, audio=not args.no_audio, started_at=STARTED_AT, actions=actions)
     gc.collect()
     gc.freeze()  # what is loaded stays: collections while people talk need not look at it
     asyncio.run(daemon.run(signals=True))
@@ -79,21 +81,25 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _answer_file(args: argparse.Namespace) -> int:
+    from agent.actions import load_actions
     from agent.config import load_config
-    from agent.local import answer, read_audio, write_audio
+    from agent.local import action_line, answer, read_audio, write_audio
     from agent.worker import Worker
     from models.runtime import Engine
 
     config = load_config(_config_path(args), args.overrides)
     question = read_audio(args.input)
-    engine = Engine.load(*_artefacts(args))
+    codec, s2s = _artefacts(args)
+    engine, actions = Engine.load(codec, s2s), load_actions(s2s)
 
     async def run() -> int:
         async with Worker(engine) as worker:
-            result = await answer(worker, question, config.vad, config.turn, config.reply)
+            result = await answer(worker, question, config.vad, config.turn, config.reply, actions)
         write_audio(args.output, result.pcm)
         print(f"user: {result.user_text}")
         print(f"agent: {result.reply_text}")
+        for action in result.actions:
+            print(f"action: {action_line(action)}")
         return 0
 
     return asyncio.run(run())

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from agent import turn
+from agent.actions import ActingEmitter, Actions
 from agent.inbox import Finish, Forget, Hear, Respond
 from agent.metrics import SessionMetrics, TurnMetrics
 from agent.mind import Clock, Mind, ReplyConfig
@@ -36,6 +37,7 @@ class Conversation:
         turns: turn-taking settings.
         replies: lead and bounds of replies.
         clock: seconds, monotonic; for pacing and latency only.
+        actions: what replies do; None when they only speak.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Conversation:
         turns: TurnConfig,
         replies: ReplyConfig,
         clock: Clock = time.monotonic,
+        actions: Actions | None = None,
     ) -> None:
         self.metrics = SessionMetrics()
         self._lane = lane
@@ -61,7 +64,8 @@ class Conversation:
         self._defaults = events.CreateResponse()
         self._max_held = int(MAX_HELD_S * SAMPLE_RATE_HZ) // lane.frame_size
         self._held: deque[np.ndarray] = deque()  # push to talk; bound: _max_held frames, then cleared and refused
-        self._mind = Mind(lane, replies, emit, clock, self.metrics, self._model_heard, self._reply_ended)
+        speak = emit if actions is None else ActingEmitter(actions.replies, emit)
+        self._mind = Mind(lane, replies, speak, clock, self.metrics, self._model_heard, self._reply_ended)
 
     @property
     def idle(self) -> bool:

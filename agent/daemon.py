@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from agent.actions import Actions
 from agent.config import AgentConfig
 from agent.errors import ServeError, StepError
 from agent.local import talk
@@ -32,14 +33,22 @@ class Daemon:
         config: everything else.
         audio: whether to use the local microphone and speaker.
         started_at: ``time.monotonic()`` when the program began, for the readiness line.
+        actions: what replies do; None when they only speak.
     """
 
     def __init__(
-        self, engine: StepEngine, config: AgentConfig, *, audio: bool = False, started_at: float | None = None
+        self,
+        engine: StepEngine,
+        config: AgentConfig,
+        *,
+        audio: bool = False,
+        started_at: float | None = None,
+        actions: Actions | None = None,
     ) -> None:
         self._engine = engine
         self._config = config
         self._audio = audio
+        self._actions = actions
         self._started_at = time.monotonic() if started_at is None else started_at
         self._stop: asyncio.Event | None = None
         self._tidying = False
@@ -89,7 +98,7 @@ class Daemon:
     async def _talk(self, worker: Worker) -> None:
         config = self._config
         try:
-            await talk(worker, config.audio, config.vad, config.turn, config.reply, config.local)
+            await talk(worker, config.audio, config.vad, config.turn, config.reply, config.local, self._actions)
         except* AudioUnavailable as group:
             logger.warning("no local audio: %s Clients can still connect.", group.exceptions[0])
         except* StepError as group:
@@ -97,7 +106,8 @@ class Daemon:
 
     async def _serve(self, client: Client, worker: Worker) -> None:
         config = self._config
-        session = Session(client, worker, config.vad, config.turn, config.reply, config.session)
+        settings = (config.vad, config.turn, config.reply, config.session)
+        session = Session(client, worker, *settings, actions=self._actions)
         self.sessions.add(session)
         try:
             await session.run()

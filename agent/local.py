@@ -1,6 +1,7 @@
 """Talking without a socket: through this machine's microphone and speaker, or from one sound file into another."""
 
 import asyncio
+import json
 import logging
 import os
 import tempfile
@@ -12,6 +13,7 @@ import numpy as np
 import soundfile
 from pydantic import BaseModel, ConfigDict
 
+from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import InputError
 from agent.mind import ReplyConfig
@@ -52,8 +54,9 @@ async def talk(
     turns: TurnConfig,
     replies: ReplyConfig,
     local: LocalConfig,
+    actions: Actions | None = None,
 ) -> None:
-    """Talk through the local devices until cancelled.
+    """Talk through the local devices until cancelled; what replies do is logged.
 
     Raises:
         AudioUnavailable: there is no usable device, or it went away.
@@ -69,7 +72,7 @@ async def talk(
         logger.info("talking through %s", devices.description)
         speaker = _Speaker(Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS)))
         replies = replies.model_copy(update={"max_lead_ms": min(replies.max_lead_ms or _LEAD_MS, _LEAD_MS)})
-        conversation = Conversation(await worker.open(), speaker.take, vad, turns, replies)
+        conversation = Conversation(await worker.open(), speaker.take, vad, turns, replies, actions=actions)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
             await _move_audio(devices, speaker, conversation, wake, local)
@@ -103,6 +106,8 @@ class _Speaker:
                 self.dropped_frames += not self.playout.push(event.pcm, self._generation)
             case events.ReplyDone():
                 logger.info("agent: %s", self._reply.strip())
+                for action in event.actions:
+                    logger.info("action: %s", action_line(action))
                 if event.status == "completed":
                     self.playout.end(self._generation)
                 else:
@@ -142,6 +147,7 @@ class Answer:
     pcm: np.ndarray
     user_text: str
     reply_text: str
+    actions: tuple[events.Action, ...] = ()
 
 
 @dataclass(slots=True)
@@ -149,6 +155,7 @@ class _Recorder:
     user: str = ""
     reply: str = ""
     audio: list[np.ndarray] = field(default_factory=list)
+    actions: tuple[events.Action, ...] = ()
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, event: events.Event) -> None:
@@ -160,10 +167,18 @@ class _Recorder:
             case events.ReplyAudio():
                 self.audio.append(event.pcm)
             case events.ReplyDone():
+                self.actions = event.actions
                 self.done.set()
 
 
-async def answer(worker: Worker, pcm: np.ndarray, vad: VadConfig, turns: TurnConfig, replies: ReplyConfig) -> Answer:
+async def answer(
+    worker: Worker,
+    pcm: np.ndarray,
+    vad: VadConfig,
+    turns: TurnConfig,
+    replies: ReplyConfig,
+    actions: Actions | None = None,
+) -> Answer:
     """Answer one recording, faster than real time: from the first to the last speech in it, it is one turn.
 
     Args:
@@ -172,13 +187,14 @@ async def answer(worker: Worker, pcm: np.ndarray, vad: VadConfig, turns: TurnCon
         vad: detector settings.
         turns: turn-taking settings.
         replies: bounds of replies; the lead is not limited.
+        actions: what replies do; None when they only speak.
 
     Raises:
         StepError: the engine failed.
     """
     recorder = _Recorder()
     unpaced = replies.model_copy(update={"max_lead_ms": None})
-    conversation = Conversation(await worker.open(), recorder.take, vad, turns, unpaced)
+    conversation = Conversation(await worker.open(), recorder.take, vad, turns, unpaced, actions=actions)
     try:
         async with asyncio.TaskGroup() as tasks:
             thinking = tasks.create_task(conversation.run(), name="think")
@@ -189,7 +205,12 @@ async def answer(worker: Worker, pcm: np.ndarray, vad: VadConfig, turns: TurnCon
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
     audio = np.concatenate(recorder.audio) if recorder.audio else np.zeros(0, np.float32)
-    return Answer(audio, recorder.user.strip(), recorder.reply.strip())
+    return Answer(audio, recorder.user.strip(), recorder.reply.strip(), recorder.actions)
+
+
+def action_line(action: events.Action) -> str:
+    """An action for people: its name and its arguments as JSON, in one line."""
+    return f"{action.name} {json.dumps(action.arguments)}"
 
 
 def spoken_part(pcm: np.ndarray, config: VadConfig) -> np.ndarray:

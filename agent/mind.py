@@ -256,7 +256,9 @@ class Mind:
         self._metrics.replies += 1
         self._mark("decision_to_reply_ms")
         options = item.options
-        self._emit(events.ReplyStarted(number, options.text_only, options.metadata, options.max_output_tokens))
+        self._emit(
+            events.ReplyStarted(number, options.text_only, options.metadata, options.max_output_tokens, options.tools)
+        )
 
     async def _speak(self, reply: _Reply) -> None:
         reply.begun = True

@@ -37,21 +37,25 @@ class TurnRecord:
 
     Attributes:
         began: Sample of the session at which the turn's audio began.
+        starts: Samples at which the agent decided that the user had begun.
         stops: Samples at which the agent decided that the user had finished.
         reply: Text of the last reply that was not interrupted.
         transcript: What the agent heard, over the whole turn.
         pcm: Audio of that reply, float32 [N].
         first_audio_ms: Wall time from the last of `stops` to the first frame of reply audio.
         interrupted: Replies broken off.
+        replies: Texts of all replies that ended, those broken off as far as they got.
     """
 
     began: int
+    starts: list[int] = field(default_factory=list)
     stops: list[int] = field(default_factory=list)
     reply: str = ""
     transcript: str = ""
     pcm: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     first_audio_ms: float | None = None
     interrupted: int = 0
+    replies: list[str] = field(default_factory=list)
 
 
 class RehearsalWorker(Worker):
@@ -83,11 +87,14 @@ class Rehearsal:
     Args:
         worker: The model thread, entered.
         config: The daemon's settings.
+        background: Sound of the room, float32 [N] at 24 kHz, heard over and over as long as the session lasts; None for
+            silence.
     """
 
-    def __init__(self, worker: RehearsalWorker, config: AgentConfig) -> None:
+    def __init__(self, worker: RehearsalWorker, config: AgentConfig, background: np.ndarray | None = None) -> None:
         self._worker = worker
         self._config = config
+        self._background = background if background is not None and len(background) else None
         self._now = 0  # samples spoken
         self._pause = round(LEAD_S * SAMPLE_RATE_HZ)  # samples of silence before the next turn
         self._conversation: Conversation
@@ -125,6 +132,20 @@ class Rehearsal:
         self._pause = len(turn.pcm) + round(BETWEEN_TURNS_S * SAMPLE_RATE_HZ)  # until the answer has been heard
         return turn
 
+    async def listen(self, pcm: np.ndarray, then_quiet_s: float = 0.0) -> TurnRecord:
+        """Hears audio that expects no answer, and waits for none.
+
+        Args:
+            pcm: float32 [N], 24 kHz mono.
+            then_quiet_s: Silence after it, in which an open turn can end.
+
+        Raises:
+            StepError: The engine failed.
+        """
+        turn = self._begin_turn()
+        await self._hear(np.concatenate([pcm, np.zeros(round(then_quiet_s * SAMPLE_RATE_HZ), np.float32)]))
+        return turn
+
     def _begin_turn(self) -> TurnRecord:
         self._turn = TurnRecord(self._now)
         self._replying = self._done = False
@@ -136,6 +157,9 @@ class Rehearsal:
     async def _hear(self, pcm: np.ndarray) -> None:
         for start in range(0, len(pcm), CHUNK):
             chunk = pcm[start : start + CHUNK]
+            if self._background is not None:
+                at = np.arange(self._now, self._now + len(chunk))
+                chunk = np.clip(chunk + self._background.take(at, mode="wrap"), -1.0, 1.0)
             self._now += len(chunk)
             await self._conversation.hear(chunk)
             await self._worker.settle()
@@ -149,6 +173,7 @@ class Rehearsal:
         turn = self._turn
         match event:
             case events.UserStarted():
+                turn.starts.append(self._now)
                 self._done = False  # whatever was answered, the user has not finished
             case events.UserStopped():
                 turn.stops.append(event.at)
@@ -171,6 +196,7 @@ class Rehearsal:
 
     def _close(self, status: events.ResponseStatus) -> None:
         self._replying = False
+        self._turn.replies.append(self._text)
         if status == "cancelled":
             self._turn.interrupted += 1
             return

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
 from agent.mind import ReplyConfig
@@ -55,6 +56,7 @@ class Session:
         replies: lead and bounds of replies.
         limits: bounds of the session.
         clock: seconds, monotonic.
+        actions: what replies do; None when they only speak.
     """
 
     def __init__(
@@ -66,15 +68,16 @@ class Session:
         replies: ReplyConfig,
         limits: SessionLimits,
         clock: Callable[[], float] = time.monotonic,
+        actions: Actions | None = None,
     ) -> None:
         self._client = client
         self._worker = worker
         self._settings = (vad, turns, replies)
         self._limits = limits
         self._clock = clock
-        self._protocol = RealtimeProtocol(
-            initial_config(client.query("model"), vad), expires_at=int(time.time()) + _LIFETIME_S
-        )
+        self._actions = actions
+        config = initial_config(client.query("model"), vad, actions.tools if actions else [])
+        self._protocol = RealtimeProtocol(config, expires_at=int(time.time()) + _LIFETIME_S)
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
         self._outgoing_bytes = 0
         self._conversation: Conversation | None = None
@@ -93,7 +96,7 @@ class Session:
         try:
             async with asyncio.timeout(self._limits.greeting_timeout_s):
                 lane = await self._worker.open()
-            self._conversation = Conversation(lane, self._emit, *self._settings, clock=self._clock)
+            self._conversation = Conversation(lane, self._emit, *self._settings, self._clock, self._actions)
             self._logger.info("opened for %s", self._client.address)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive(), name="receive")
@@ -182,11 +185,12 @@ class _SessionLogger(logging.LoggerAdapter[logging.Logger]):
         return f"{self.extra['session']} {msg}", kwargs
 
 
-def initial_config(model: str | None, vad: VadConfig) -> SessionConfig:
-    """The configuration a session starts with: the daemon's own turn detection."""
+def initial_config(model: str | None, vad: VadConfig, tools: list[dict[str, Any]]) -> SessionConfig:
+    """The configuration a session starts with: the daemon's own turn detection, the domain's tools."""
     detection = ServerVad(
         threshold=vad.threshold,
         prefix_padding_ms=min(vad.prefix_padding_ms, 2_000),
         silence_duration_ms=vad.silence_duration_ms,
     )
-    return SessionConfig(model=model or "local", audio=Audio(input=AudioInput(turn_detection=detection)))
+    audio = Audio(input=AudioInput(turn_detection=detection))
+    return SessionConfig(model=model or "local", tools=tools, audio=audio)

@@ -98,6 +98,35 @@ def load_weights(module: torch.nn.Module, directory: Path, name: str = "model") 
         raise ArtefactError(f"{path}: cannot be loaded ({exc})") from exc
 
 
+def load_overlap(module: torch.nn.Module, directory: Path, name: str = "model") -> list[str]:
+    """Start ``module`` from weights of other sizes: what overlaps at the front of every axis is copied.
+
+    Returns:
+        Names of tensors that were not taken whole: of another size, or missing in the file.
+
+    Raises:
+        ArtefactError: missing or damaged file.
+    """
+    path = directory / f"{name}.safetensors"
+    try:
+        weights = load_file(str(path))
+    except (OSError, SafetensorError) as exc:
+        raise ArtefactError(f"{path}: cannot be loaded ({exc})") from exc
+    state = module.state_dict()
+    partial = []
+    for key, value in state.items():
+        source = weights.get(key)
+        if source is None or source.dim() != value.dim():
+            partial.append(key)
+            continue
+        common = tuple(slice(0, min(pair)) for pair in zip(value.shape, source.shape, strict=True))
+        value[common] = source[common].to(value.dtype)
+        if value.shape != source.shape:
+            partial.append(key)
+    module.load_state_dict(state)
+    return partial
+
+
 def tuplify(value: Any) -> Any:
     """JSON lists back to the tuples that frozen configs hold."""
     return tuple(tuplify(item) for item in value) if isinstance(value, list) else value

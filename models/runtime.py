@@ -1,7 +1,8 @@
 """The engine that the daemon runs: one 80 ms frame in, at most one out. numpy and onnxruntime, no torch.
 
 A session's life: IDLE frames pass the codec encoder only; LISTEN frames are heard by the S2S model; SPEAK steps make
-the reply, faster than real time. The context is a ring of keys and values that each step writes in place.
+the reply, faster than real time. :meth:`Engine.read` takes typed text, to be answered or to be said. The context is a
+ring of keys and values that each step writes in place.
 """
 
 import enum
@@ -23,6 +24,8 @@ from models.tokenizer import BOS, EOS, PAD, Tokenizer
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
 MAX_REPLY_FRAMES = 375  # 30 s
+LISTENING, SPEAKING, READING = 0, 1, 2  # modes of the S2S model
+MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
 BLOCKED = -1e9
 
 
@@ -67,6 +70,8 @@ class State:
     speaking: bool = False
     reply_start: int = 0
     reply_steps: int = 0
+    script: deque[int] | None = None  # pieces that the next reply has to say; None: what the model wants to
+    waited: int = 0  # steps since the last of them
 
 
 class Engine:
@@ -146,11 +151,11 @@ class Engine:
         return state.encoder.outputs["codes"][0, 0].copy()
 
     def _listen(self, codes: np.ndarray, state: State) -> StepOut:
-        state.speaking = False
+        state.speaking, state.script = False, None
         text = ""
         for heard in (*state.prefix, codes):
             inputs = state.step.inputs
-            inputs["mode"][:], inputs["user"][:] = 0, heard
+            inputs["mode"][:], inputs["user"][:] = LISTENING, heard
             inputs["text"][:], inputs["transcript"][:], inputs["agent"][:] = PAD, state.transcript, -1
             self._advance(state)
             state.transcript = greedy(state.step.outputs["transcript_logits"])
@@ -163,12 +168,14 @@ class Engine:
         inputs, outputs = state.step.inputs, state.step.outputs
         if not state.speaking:
             self._start_reply(state)
-        inputs["mode"][:], inputs["user"][:] = 1, 0
+        inputs["mode"][:], inputs["user"][:] = SPEAKING, 0
         inputs["transcript"][:] = state.transcript
         state.transcript = PAD
         self._advance(state)
         state.reply_steps += 1
         token = greedy(outputs["text_logits"])
+        if state.script is not None:
+            token = self._follow(state.script, token, outputs["text_logits"], state)
         inputs["text"][:] = token
         pcm = None
         if state.reply_steps > self._lead:
@@ -177,8 +184,44 @@ class Engine:
             pcm = self._decode(codes, state)
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
-            state.speaking = False
+            state.speaking, state.script = False, None
         return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
+
+    def read(self, text: str, state: State, say: bool) -> None:
+        """Take typed text: what the user says (``say`` false), or what the next reply has to be, word for word.
+
+        Raises:
+            ProsodyTagError: the text holds an unknown tag.
+            ValueError: nothing in the text can be read.
+        """
+        tokens = self._tokenizer.encode(text.lower())
+        if not tokens:
+            raise ValueError(f"nothing in {text!r} can be read: it needs printable ASCII characters")
+        if len(tokens) > self._window // 4:
+            raise ValueError(f"the text is too long: {len(tokens)} pieces, at most {self._window // 4}")
+        inputs = state.step.inputs
+        inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
+        inputs["text"][:] = EOS if say else PAD
+        for token in (PAD, *tokens):
+            inputs["transcript"][:] = token
+            self._advance(state)
+        state.speaking, state.transcript = False, PAD
+        state.script = deque(tokens) if say else None
+        state.waited = 0
+
+    def _follow(self, script: deque[int], token: int, logits: np.ndarray, state: State) -> int:
+        """The next piece of a script when the model would write one now, or its word has begun; else PAD."""
+        row = logits.reshape(-1)
+        if not script:
+            state.waited += 1
+            return EOS if token == EOS or state.waited > MAX_WAIT else PAD
+        others = np.logaddexp.reduce(np.delete(row, PAD))
+        inside = state.waited == 0 and state.reply_steps > 1 and not self._tokenizer.piece(script[0]).startswith(" ")
+        if inside or others > row[PAD] or state.waited >= MAX_WAIT:
+            state.waited = 0
+            return script.popleft()
+        state.waited += 1
+        return PAD
 
     def _start_reply(self, state: State) -> None:
         state.speaking, state.reply_start, state.reply_steps = True, state.position, 0

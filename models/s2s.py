@@ -2,8 +2,10 @@
 
 * Temporal backbone: any ``transformers`` causal LM that takes ``inputs_embeds`` and the Cache interface (Llama-style
   by default), so LoRA and pretrained text backbones apply unchanged.
-* Input of a frame is a sum: user codes (or a learned "nothing heard" vector while speaking), the text and transcript
-  pieces and agent codes of the step before, and the mode (listening or speaking).
+* Input of a frame is a sum: user codes (or a learned "nothing heard" vector unless listening), the text and transcript
+  pieces and agent codes of the step before, and the mode.
+* What the user types is READ, a piece a step in the transcript stream; a reply nobody hears is written, a piece a step.
+  Text to be said as it stands is READ with EOS in the text stream, then spoken.
 * Outputs: the agent's text (inner monologue: leads its audio by ``lead_frames``), the user's transcript, agent codes
   (one softmax a quantiser dimension: codes are independent given the state), end-of-turn logits.
 * Codes are embedded by a small network over their dequantised values, so near codes start as near vectors.
@@ -22,7 +24,7 @@ from transformers.cache_utils import Cache
 
 from models.quantize import GroupedFSQ
 
-LISTEN, SPEAK = 0, 1
+LISTEN, SPEAK, READ, WRITE = 0, 1, 2, 3  # hear the user, answer aloud; the same two in text alone
 N_TURN_LOGITS = 2  # the user has finished; the user is speaking in this frame
 
 
@@ -64,7 +66,7 @@ class S2SConfig:
 class FrameInput:
     """Inputs of T steps of B streams, all int64: mode, text, transcript [B, T]; user, agent codes [B, T, groups].
 
-    ``agent[..., 0] < 0`` means no agent audio yet; ``user`` is ignored where ``mode`` is SPEAK.
+    ``agent[..., 0] < 0`` means no agent audio; ``user`` is ignored unless ``mode`` is LISTEN.
     """
 
     mode: Tensor
@@ -130,7 +132,7 @@ class S2S(nn.Module):
         self.text_embed = nn.Embedding(config.vocabulary, dim)
         self.transcript_embed = nn.Embedding(config.vocabulary, dim)
         self.no_user, self.no_agent = nn.Parameter(torch.randn(dim) * 0.1), nn.Parameter(torch.randn(dim) * 0.1)
-        self.mode_embed = nn.Embedding(2, dim)
+        self.mode_embed = nn.Embedding(4, dim)
         self.text_head, self.transcript_head = nn.Linear(dim, config.vocabulary), nn.Linear(dim, config.vocabulary)
         self.turn_head = nn.Linear(dim, N_TURN_LOGITS)
         self.agent_head = nn.Sequential(
@@ -150,7 +152,7 @@ class S2S(nn.Module):
     def embed(self, frame: FrameInput) -> Tensor:
         """Sum of all input streams, [B, T, D]."""
         user = self.user_embed(self.user_fsq.dequantize(frame.user))
-        user = torch.where((frame.mode == SPEAK)[..., None], self.no_user, user)
+        user = torch.where((frame.mode == LISTEN)[..., None], user, self.no_user)
         agent = self.agent_embed(self.agent_fsq.dequantize(frame.agent.clamp_min(0)))
         agent = torch.where(frame.agent[..., :1] < 0, self.no_agent, agent)
         return (
@@ -171,8 +173,12 @@ class S2S(nn.Module):
             frame: inputs of T <= window steps.
             padding: [B, T], 0 where a row has ended (at its end).
         """
-        hidden = self.backbone(inputs_embeds=self.embed(frame), attention_mask=padding, use_cache=False)
-        return self.heads(hidden.last_hidden_state)
+        return self.heads(self.hidden(frame, padding))
+
+    def hidden(self, frame: FrameInput, padding: Tensor | None = None) -> Tensor:
+        """The backbone's output [B, T, D]; arguments as for :meth:`forward`."""
+        out = self.backbone(inputs_embeds=self.embed(frame), attention_mask=padding, use_cache=False)
+        return out.last_hidden_state  # type: ignore[no-any-return]
 
     def step(
         self, frame: FrameInput, keys: Tensor, values: Tensor, mask: Tensor, position: Tensor

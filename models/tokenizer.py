@@ -1,7 +1,8 @@
-"""Text pieces of the monologue and transcript streams: whole words of the training text, characters for all others.
+"""Text pieces of the monologue and transcript streams: whole words of the training text, parts of words for all others.
 
-Whole words keep the text stream as sparse as speech is (one piece a word, one word every few frames), characters keep
-it open: any printable ASCII text can be encoded. Internal ids are dense; prosody tokens have external ids of their own
+Whole words keep the text stream as sparse as speech is (one piece a word, one word every few frames), parts and
+characters keep it open: any printable ASCII text can be encoded. A word of the user that the model cannot write is
+one piece, ``UNKNOWN_WORD``. Internal ids are dense; prosody tokens have external ids of their own
 (:mod:`models.prosody`) and internal ids right after the specials, so they can never collide with a piece.
 """
 
@@ -18,6 +19,7 @@ PAD, BOS, EOS = 0, 1, 2
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 FIRST_PROSODY = len(SPECIALS)
 FIRST_PIECE = FIRST_PROSODY + len(PROSODY_TOKENS)
+UNKNOWN_WORD = " …"
 _PIECE = re.compile(r"[A-Za-z']+|[0-9]|[^\sA-Za-z0-9']")
 _CHARACTERS = [chr(code) for code in range(33, 127)]
 
@@ -38,17 +40,18 @@ class Tokenizer:
         self._ids = {piece: FIRST_PIECE + index for index, piece in enumerate(self.pieces)}
         if len(self._ids) != len(self.pieces):
             raise ValueError("tokenizer pieces repeat")
+        self._longest = max(map(len, self.pieces), default=1)
         missing = [char for char in _CHARACTERS if char not in self._ids or " " + char not in self._ids]
         if missing:
             raise ValueError(f"tokenizer lacks the characters {''.join(missing)}")
 
     @classmethod
-    def train(cls, texts: Iterable[str], max_words: int = 4000) -> "Tokenizer":
-        """Keep the most frequent words of unmarked ``texts``, after all printable characters."""
+    def train(cls, texts: Iterable[str], max_words: int = 4000, parts: Iterable[str] = ()) -> "Tokenizer":
+        """All printable characters, the most frequent words of unmarked ``texts``, then ``parts`` of words."""
         counts = Counter(piece for text in texts for piece in split_words(text) if len(piece.strip()) > 1)
         characters = [lead + char for lead in ("", " ") for char in _CHARACTERS]
         words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_words]]
-        return cls(characters + words)
+        return cls(dict.fromkeys([*characters, *words, UNKNOWN_WORD, *parts]))
 
     def __len__(self) -> int:
         return FIRST_PIECE + len(self.pieces)
@@ -71,8 +74,22 @@ class Tokenizer:
     def _encode_word(self, word: str) -> list[int]:
         if word in self._ids:
             return [self._ids[word]]
-        lead, rest = (" ", word[1:]) if word.startswith(" ") else ("", word)
-        return [self._ids[char] for char in (lead + rest[0], *rest[1:]) if char in self._ids]
+        ids: list[int] = []
+        at = 0
+        while at < len(word):  # the longest piece that fits, from the left
+            for end in range(min(len(word), at + self._longest), at, -1):
+                if word[at:end] in self._ids:
+                    ids.append(self._ids[word[at:end]])
+                    break
+            else:
+                end = at + 1  # a character outside printable ASCII
+            at = end
+        return ids
+
+    @property
+    def unknown_word(self) -> list[int]:
+        """Ids of ``UNKNOWN_WORD``; empty where the tokenizer has no such piece."""
+        return [self._ids[UNKNOWN_WORD]] if UNKNOWN_WORD in self._ids else []
 
     def piece(self, token: int) -> str:
         """The text behind an internal id; specials and prosody tokens are silent (empty)."""

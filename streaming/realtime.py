@@ -4,6 +4,9 @@
   goes in through :meth:`RealtimeProtocol.send`; the JSON to put on the wire waits in ``messages_to_send``.
 * Only the GA names are spoken; every server message carries an ``event_id``.
 * A message that cannot be honoured becomes one ``error`` event, and the session goes on.
+* What a reply did leaves as tool calls, before its response.done, when the session has tools of these names. The agent
+  has then said what there is to say: a client's ``function_call_output`` is kept and changes nothing, and a
+  response.create after it, with nothing said in between, is answered by a response with empty output.
 """
 
 import base64
@@ -17,17 +20,15 @@ from typing import Any
 from streaming import realtime_events as events
 from streaming import realtime_messages as messages
 from streaming.frames import SAMPLE_RATE_HZ, ms_to_samples, samples_to_ms
-from streaming.realtime_config import RequestError, SessionConfig, merge
-from streaming.realtime_items import Item, ItemList
-from streaming.realtime_response import Response
+from streaming.realtime_config import RequestError, SessionConfig, function_names, merge
+from streaming.realtime_items import Item, ItemList, read_call_output, read_id, read_user_audio
+from streaming.realtime_response import Response, empty_response
 from streaming.resample import float_to_pcm16
 
 Json = dict[str, Any]
 
 MAX_ITEMS = 1_000
-MAX_ITEM_S = 60
 _MAX_OPEN_TURNS = 32
-_MAX_ID = 256
 
 
 def random_id(kind: str) -> str:
@@ -141,11 +142,11 @@ class RealtimeProtocol:
             case messages.AudioClear():
                 return [events.ClearAudio()]
             case messages.ResponseCreate():
-                return [self._response_create(message)]
+                return self._response_create(message)
             case messages.ResponseCancel():
                 return [self._response_cancel(message)]
             case messages.ItemCreate():
-                return [self._item_create(message)]
+                return self._item_create(message)
             case messages.ItemRetrieve():
                 item = self._items.get(message.item_id)
                 self._emit("conversation.item.retrieved", item=item.as_json())
@@ -155,7 +156,7 @@ class RealtimeProtocol:
                 return self._item_truncate(message)
         return []
 
-    def _response_create(self, message: messages.ResponseCreate) -> events.CreateResponse:
+    def _response_create(self, message: messages.ResponseCreate) -> list[events.Command]:
         options = message.response or messages.ResponseOptions()
         if options.conversation not in (None, "auto"):
             raise RequestError("unsupported_value", "only the default conversation exists", "response.conversation")
@@ -171,12 +172,17 @@ class RealtimeProtocol:
         limit = self.config.max_output_tokens if options.max_output_tokens is None else options.max_output_tokens
         if isinstance(limit, int) and limit < 1:
             raise RequestError("invalid_value", "max_output_tokens must be at least 1", "response.max_output_tokens")
-        return events.CreateResponse(
-            text_only=self.config.text_only if modalities is None else modalities == ["text"],
-            max_output_tokens=limit if isinstance(limit, int) else None,
-            metadata=options.metadata,
-            event_id=message.event_id,
+        text_only = self.config.text_only if modalities is None else modalities == ["text"]
+        most = limit if isinstance(limit, int) else None
+        if self._response is None and self._items.only_answered:
+            start = events.ReplyStarted(0, text_only, options.metadata, most)
+            self._emit_all(empty_response(self._new_id("resp"), self._conversation_id, start, self.config))
+            return []
+        tools = function_names(
+            self.config.tools if options.tools is None else options.tools,
+            options.tool_choice or self.config.tool_choice,
         )
+        return [events.CreateResponse(text_only, most, options.metadata, message.event_id, tools)]
 
     def _response_cancel(self, message: messages.ResponseCancel) -> events.CancelResponse:
         active = self._response.id if self._response else None
@@ -188,33 +194,18 @@ class RealtimeProtocol:
             )
         return events.CancelResponse(message.event_id)
 
-    def _item_create(self, message: messages.ItemCreate) -> events.HearItem:
-        body = message.item
-        if body.get("type") != "message" or body.get("role") != "user":
-            raise RequestError(
-                "unsupported_item", "only user messages with audio can be added to the conversation", "item.type"
-            )
-        content = body.get("content")
-        part = content[0] if isinstance(content, list) and len(content) == 1 else None
-        if not isinstance(part, dict) or part.get("type") != "input_audio":
-            raise RequestError(
-                "unsupported_content", "the model hears audio only: send one input_audio part", "item.content"
-            )
-        item_id = body.get("id")
-        if item_id is not None and not (isinstance(item_id, str) and 0 < len(item_id) <= _MAX_ID):
-            raise RequestError("invalid_value", f"item.id must be a text of 1 to {_MAX_ID} characters", "item.id")
+    def _item_create(self, message: messages.ItemCreate) -> list[events.Command]:
+        item_id = read_id(message.item) or self._new_id("item")
+        if message.item.get("type") == "function_call_output":
+            tool = read_call_output(message.item, self._items)
+            self._add_user_item(Item(item_id, "user", "function_call_output", tool=tool), message.previous_item_id)
+            return []
+        pcm = read_user_audio(message.item)
         if message.previous_item_id not in (None, self._items.last_id):
-            raise RequestError(
-                "unsupported_value",
-                "the model hears in order: an item can only be added at the end",
-                "previous_item_id",
-            )
-        pcm = messages.decode_audio(part.get("audio"), "item.content.0.audio")
-        if not 0 < pcm.size <= MAX_ITEM_S * SAMPLE_RATE_HZ:
-            sentence = f"the item must hold audio of up to {MAX_ITEM_S} s"
-            raise RequestError("invalid_audio", sentence, "item.content.0.audio")
-        self._add_user_item(Item(item_id or self._new_id("item"), "user", "input_audio"))
-        return events.HearItem(pcm)
+            sentence = "the model hears in order: an item can only be added at the end"
+            raise RequestError("unsupported_value", sentence, "previous_item_id")
+        self._add_user_item(Item(item_id, "user", "input_audio"))
+        return [events.HearItem(pcm)]
 
     def _item_delete(self, item_id: str) -> None:
         if self._response is not None and self._response.item.id == item_id:
@@ -262,8 +253,8 @@ class RealtimeProtocol:
         if turn.done:
             self._user_text_done(event.turn)
 
-    def _add_user_item(self, item: Item) -> None:
-        previous = self._items.add(item)
+    def _add_user_item(self, item: Item, after: str | None = None) -> None:
+        previous = self._items.add(item, after)
         self._emit("conversation.item.added", previous_item_id=previous, item=item.as_json())
         self._emit("conversation.item.done", previous_item_id=previous, item=item.as_json())
 
@@ -325,7 +316,19 @@ class RealtimeProtocol:
             response.item.status = "completed" if event.status == "completed" else "incomplete"
             self._last_reply_item = response.item.id
             self._response = None
+            self._call_tools(response, event.actions)
             self._emit_all(response.closing(event))
+
+    def _call_tools(self, response: Response, actions: tuple[events.Action, ...]) -> None:
+        allowed = response.start.tools
+        if allowed is None:
+            allowed = function_names(self.config.tools, self.config.tool_choice)
+        for action in actions:
+            if action.name in allowed:
+                arguments = json.dumps(action.arguments)
+                tool = {"call_id": self._new_id("call"), "name": action.name, "arguments": arguments}
+                item = Item(self._new_id("item"), "assistant", "function_call", tool=tool)
+                response.calls.append((item, self._items.add(item)))
 
     # --- wire ---------------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 * Only what the server does is accepted. A value that is valid in the protocol but not served here is refused with a
   code that says so (``unsupported_value``), never silently ignored - except texts that a speech model without
-  instructions cannot follow (``instructions``, ``tools``, ``voice``), which are kept and echoed because every client
-  library sends them.
+  instructions cannot follow (``instructions``, ``voice``), which are kept and echoed because every client library
+  sends them. ``tools`` are likewise kept: those with the name of one of the domain's actions are called.
 * The effective configuration is always complete: :meth:`SessionConfig.as_json` is what session.created carries.
 """
 
@@ -112,6 +112,12 @@ class SessionConfig(_Strict):
         """The session object of session.created and session.updated."""
         body = self.model_dump(mode="json", exclude={"parallel_tool_calls", "reasoning"})
         return {"object": "realtime.session", "id": session_id, "expires_at": expires_at, **body}
+
+
+def function_names(tools: list[Json], tool_choice: object) -> frozenset[str]:
+    """Names of the functions that may be called: none when the choice is "none"."""
+    names = (tool.get("name") for tool in tools if tool.get("type") == "function")
+    return frozenset() if tool_choice == "none" else frozenset(name for name in names if isinstance(name, str))
 
 
 _UNSUPPORTED = {

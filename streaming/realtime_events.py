@@ -6,7 +6,7 @@ the session's 24 kHz clock; ``turn`` numbers the user's turns of one session fro
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,14 @@ class Usage:
     input_audio: int = 0
     output_audio: int = 0
     output_text: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a reply did; ``arguments`` are plain JSON values."""
+
+    name: str
+    arguments: dict[str, Any]
 
 
 # --- commands: client -> conversation ---------------------------------------------------------------------------------
@@ -62,12 +70,17 @@ class HearItem:
 
 @dataclass(frozen=True, slots=True)
 class CreateResponse:
-    """Answer now. ``metadata`` is echoed in the response; ``max_output_tokens`` None means no limit."""
+    """Answer now.
+
+    ``metadata`` is echoed in the response; ``max_output_tokens`` None means no limit; ``tools`` are the names of those
+    that this response may call, None for the session's.
+    """
 
     text_only: bool = False
     max_output_tokens: int | None = None
     metadata: dict[str, str] | None = None
     event_id: str | None = None
+    tools: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +159,13 @@ class UserTextDone:
 
 @dataclass(frozen=True, slots=True)
 class ReplyStarted:
-    """A response begins."""
+    """A response begins; the options are those it was asked for with."""
 
     reply: int
     text_only: bool = False
     metadata: dict[str, str] | None = None
     max_output_tokens: int | None = None
+    tools: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +184,12 @@ class ReplyAudio:
 
 @dataclass(frozen=True, slots=True)
 class ReplyDone:
-    """The response ended; ``reason`` is set unless ``status`` is completed."""
+    """The response ended; ``reason`` is set unless ``status`` is completed, ``actions`` only when it is."""
 
     status: ResponseStatus
     reason: str | None = None
     usage: Usage = field(default_factory=Usage)
+    actions: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

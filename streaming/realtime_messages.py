@@ -81,6 +81,7 @@ class ResponseOptions(BaseModel):
     conversation: str | None = None
     input: list[Json] | None = None
     output_modalities: list[Literal["audio", "text"]] | None = None
+    tools: list[Json] | None = None
     tool_choice: str | Json | None = None
     max_output_tokens: int | Literal["inf"] | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)

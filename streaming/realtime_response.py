@@ -1,6 +1,6 @@
 """One response on the wire: its bodies, and the messages that open and close it in the protocol's order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from streaming.realtime_config import SessionConfig
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 @dataclass(slots=True)
 class Response:
-    """The response that is being given, and the assistant item it fills."""
+    """The response that is being given, the assistant item it fills, and the tool calls that follow it."""
 
     id: str
     conversation_id: str
@@ -20,6 +20,7 @@ class Response:
     item: Item
     previous_item_id: str | None
     config: SessionConfig
+    calls: list[tuple[Item, str | None]] = field(default_factory=list)  # with the id of the item before
 
     def address(self) -> Json:
         """The fields that place a content event."""
@@ -62,32 +63,64 @@ class Response:
         if done.status in ("completed", "incomplete"):
             messages.append({"type": "conversation.item.done", "previous_item_id": self.previous_item_id, "item": item})
         messages.append({"type": "response.output_item.done", "response_id": self.id, "output_index": 0, "item": item})
+        for index, (call, previous) in enumerate(self.calls, start=1):
+            messages += _call_messages(self.id, index, call, previous)
         details = None if done.status == "completed" else {"type": done.status, "reason": done.reason}
         messages.append({"type": "response.done", "response": self.as_json(done.status, details, done.usage)})
         return messages
 
     def as_json(self, status: str, details: Json | None, usage: Usage | None) -> Json:
         """The response object; ``usage`` None while it is in progress."""
-        limit = self.start.max_output_tokens
-        output = self.config.audio.output
-        return {
-            "id": self.id,
-            "object": "realtime.response",
-            "status": status,
-            "status_details": details,
-            "output": [] if usage is None else [self.item.as_json()],
-            "conversation_id": self.conversation_id,
-            "output_modalities": ["text"] if self.start.text_only else ["audio"],
-            "max_output_tokens": "inf" if limit is None else limit,
-            "audio": {"output": {"format": output.format.model_dump(), "voice": output.voice}},
-            "usage": None if usage is None else usage_json(usage),
-            "metadata": self.start.metadata,
-        }
+        output = [] if usage is None else [item.as_json() for item in (self.item, *(call for call, _ in self.calls))]
+        fields = {"status": status, "status_details": details, "output": output}
+        return _response_json(self.id, self.conversation_id, self.start, self.config, usage) | fields
 
     def _part(self, text: str) -> Json:
         if self.start.text_only:
             return {"type": "text", "text": text}
         return {"type": "audio", "transcript": text}
+
+
+def empty_response(id: str, conversation_id: str, start: ReplyStarted, config: SessionConfig) -> list[Json]:
+    """The messages of a response that says and does nothing."""
+    fields: Json = {"status_details": None, "output": []}
+    begun = _response_json(id, conversation_id, start, config, None) | fields | {"status": "in_progress"}
+    done = _response_json(id, conversation_id, start, config, Usage()) | fields | {"status": "completed"}
+    return [{"type": "response.created", "response": begun}, {"type": "response.done", "response": done}]
+
+
+def _response_json(id: str, conversation_id: str, start: ReplyStarted, config: SessionConfig, usage: Usage | None,
+                   ) -> Json:  # fmt: skip
+    """What every response object has."""
+    output = config.audio.output
+    return {
+        "id": id,
+        "object": "realtime.response",
+        "conversation_id": conversation_id,
+        "output_modalities": ["text"] if start.text_only else ["audio"],
+        "max_output_tokens": "inf" if start.max_output_tokens is None else start.max_output_tokens,
+        "audio": {"output": {"format": output.format.model_dump(), "voice": output.voice}},
+        "usage": None if usage is None else usage_json(usage),
+        "metadata": start.metadata,
+    }
+
+
+def _call_messages(response_id: str, index: int, call: Item, previous_item_id: str | None) -> list[Json]:
+    """The messages of one tool call, from its beginning to its end."""
+    assert call.tool is not None, "a tool call"
+    item, begun = call.as_json(), call.as_json(empty=True) | {"status": "in_progress"}
+    place = {"response_id": response_id, "output_index": index}
+    detail = place | {"item_id": call.id, "call_id": call.tool["call_id"]}
+    arguments = call.tool["arguments"]
+    done = detail | {"name": call.tool["name"], "arguments": arguments}
+    return [
+        {"type": "response.output_item.added", **place, "item": begun},
+        {"type": "conversation.item.added", "previous_item_id": previous_item_id, "item": begun},
+        {"type": "response.function_call_arguments.delta", **detail, "delta": arguments},
+        {"type": "response.function_call_arguments.done", **done},
+        {"type": "conversation.item.done", "previous_item_id": previous_item_id, "item": item},
+        {"type": "response.output_item.done", **place, "item": item},
+    ]
 
 
 def usage_json(usage: Usage) -> Json:

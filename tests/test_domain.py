@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.domain.grammar import GrammarError, parse_phrase, speak, to_regex
 from models.prosody import strip_marks
 from training.domain import Domain, DomainError, OrderState, load_domain
-from training.grammar import GrammarError, parse_phrase, speak, to_regex
 
 COFFEE = Path(__file__).resolve().parent.parent / "configs" / "domains" / "coffee.yaml"
 LATTE = {"size": "large", "coffeeDrink": "latte", "milkAmount": "a lot of soy milk"}

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from openai import AsyncOpenAI
 
+from agent.actions import Actions, load_actions
 from agent.config import load_config
 from agent.daemon import Daemon
 from agent.local import read_audio
@@ -25,9 +27,9 @@ SPOKEN = Path(__file__).parent / "data"
 
 
 @contextlib.asynccontextmanager
-async def client_of(engine: Any, *overrides: str) -> AsyncIterator[AsyncOpenAI]:
+async def client_of(engine: Any, *overrides: str, actions: Actions | None = None) -> AsyncIterator[AsyncOpenAI]:
     """A daemon on a free port, and the SDK pointed at it."""
-    daemon = Daemon(engine, load_config(None, ["server.port=0", *overrides]))
+    daemon = Daemon(engine, load_config(None, ["server.port=0", *overrides]), actions=actions)
     ready = asyncio.Event()
     task = asyncio.create_task(daemon.run(lambda port: ready.set()))
     await ready.wait()
@@ -88,6 +90,43 @@ async def test_a_spoken_conversation() -> None:
             assert heard.endswith("late")
     first = next(event for event in events if event.type == "conversation.item.added")
     assert first.previous_item_id is not None
+
+
+async def test_an_order_is_a_tool_call(shipped_models: Path) -> None:
+    """The session offers the domain's actions as tools; an order calls one; its output is taken in silence."""
+    engine = FakeEngine(reply_frames=8, words="Okay, a large latte. Anything else?")
+    actions = load_actions(shipped_models / "s2s")
+    async with (
+        client_of(engine, *FAKE_SETTINGS, actions=actions) as client,
+        client.realtime.connect(model="local") as connection,
+    ):
+        (created,) = await until(connection, "session.created")
+        assert [tool.name for tool in created.session.tools][-1] == "place_order"
+        await stream(connection, spoken_turn())
+        events = await until(connection, "response.done")
+        spoken, call = events[-1].response.output
+        (done,) = [event for event in events if event.type == "response.function_call_arguments.done"]
+        assert spoken.content[0].transcript == "Okay, a large latte. Anything else?"
+        assert (call.type, call.name, call.call_id, call.arguments) == (
+            "function_call",
+            "add_items",
+            done.call_id,
+            done.arguments,
+        )
+        assert json.loads(call.arguments) == {"items": [{"size": "large", "coffeeDrink": "latte"}]}
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": '{"ok": true}'}
+        await connection.conversation.item.create(item=output)  # type: ignore[arg-type]
+        await connection.response.create()
+        events = await until(connection, "response.done")
+        assert (events[-1].response.status, events[-1].response.output) == ("completed", [])
+        engine.words = ["Great,", "your", "order", "is", "coming", "right", "up."]
+        await stream(connection, spoken_turn())
+        call = (await until(connection, "response.done"))[-1].response.output[1]
+        assert (call.name, json.loads(call.arguments)["items"][0]["size"]) == ("place_order", "large")
+        await connection.session.update(session={"type": "realtime", "tools": []})
+        engine.words = ["Okay,", "I", "canceled", "your", "order."]
+        await stream(connection, spoken_turn())
+        assert len((await until(connection, "response.done"))[-1].response.output) == 1
 
 
 async def test_real_time_streaming_and_latency() -> None:
@@ -165,15 +204,21 @@ async def say(connection: Any, name: str) -> list[Any]:
 
 
 @pytest.mark.shipped
-async def test_the_shipped_models_answer_a_spoken_question(shipped_engine: Engine) -> None:
-    """An order by a voice that no model has heard is written down, understood, and answered in audible speech."""
-    async with client_of(shipped_engine) as client, client.realtime.connect(model="local") as connection:
+async def test_the_shipped_models_answer_a_spoken_question(shipped_engine: Engine, shipped_models: Path) -> None:
+    """An order by a voice that no model has heard is written down, understood, answered in audible speech, and made."""
+    actions = load_actions(shipped_models / "s2s")
+    async with (
+        client_of(shipped_engine, actions=actions) as client,
+        client.realtime.connect(model="local") as connection,
+    ):
         await connection.session.update(session=TRANSCRIBE)  # type: ignore[arg-type]
         events = await say(connection, "question")
     final = events[-1].response
     assert final.status == "completed"
     answer = final.output[0].content[0].transcript
     assert all(words in answer for words in ("large", "latte", "soy milk")), answer
+    (item,) = json.loads(final.output[1].arguments)["items"]
+    assert (final.output[1].name, item["size"], item["coffeeDrink"]) == ("add_items", "large", "latte")
     reply = audio_of(events)
     assert len(reply) > 24_000
     assert np.sqrt(np.mean(reply**2)) > 0.01

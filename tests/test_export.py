@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agent.domain.source_map import DomainError
 from models import export as graphs
 from models.checkpoint import load_weights, save_model
 from models.errors import ArtefactError
@@ -109,6 +110,28 @@ def test_a_refused_export_leaves_nothing(checkpoints: Path, tmp_path: Path, monk
         run_main(export.main, *arguments)
     assert [path for path in (tmp_path / "models").rglob("*") if path.is_file()] == [old]
     assert old.read_text() == "old"
+
+
+def test_the_domain_travels_with_the_model(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path
+) -> None:
+    """The domain file ends up beside the S2S model, byte for byte; a wrong one is refused before anything is written."""
+    monkeypatch.setattr(export, "check_step", lambda *_: 0.0)
+    monkeypatch.setattr(export, "check_codec", lambda *_: {})
+    for name in ("export_semantic", "export_acoustic", "export_decoder", "export_step"):
+        monkeypatch.setattr(graphs, name, lambda *_: None)
+    domain = repo_root / "configs" / "domains" / "coffee.yaml"
+    arguments = ["--codec", checkpoints / "codec", "--s2s", checkpoints / "s2s", "--output", tmp_path / "models"]
+    run_main(export.main, *arguments, "--domain", domain)
+    assert (tmp_path / "models" / "s2s" / "domain.yaml").read_bytes() == domain.read_bytes()
+    run_main(export.main, *arguments)
+    assert not (tmp_path / "models" / "s2s" / "domain.yaml").exists()
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("version: 7\n")
+    arguments[-1] = tmp_path / "others"
+    with pytest.raises(DomainError, match="wrong.yaml"):
+        run_main(export.main, *arguments, "--domain", wrong)
+    assert not (tmp_path / "others").exists()
 
 
 @pytest.mark.parametrize("other", ["vocabulary", "levels"])

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agent.actions import Actions, load_actions
 from agent.local import LocalConfig, talk
 from agent.mind import ReplyConfig
 from agent.turn import TurnConfig
@@ -64,7 +66,10 @@ class FakeDevices:
 
 @contextlib.asynccontextmanager
 async def talking(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, listen_while_speaking: bool = False
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    listen_while_speaking: bool = False,
+    actions: Actions | None = None,
 ) -> AsyncIterator[tuple[FakeDevices, "asyncio.Task[None]"]]:
     devices = FakeDevices()
 
@@ -82,6 +87,7 @@ async def talking(
                 TurnConfig(end_of_turn_threshold=2.0),
                 ReplyConfig(),
                 LocalConfig(listen_while_speaking=listen_while_speaking),
+                actions,
             )
         )
         await asyncio.sleep(0)
@@ -107,6 +113,18 @@ async def test_a_question_is_answered_aloud(monkeypatch: pytest.MonkeyPatch, cap
         await eventually(answered)
     assert "agent: sure one latte coming" in caplog.text
     assert "user: w1" in caplog.text
+
+
+async def test_actions_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shipped_models: Path
+) -> None:
+    """What a reply did is a line of the log."""
+    caplog.set_level(logging.INFO)
+    engine = FakeEngine(reply_frames=5, words="Okay, a latte. Anything else?")
+    async with talking(engine, monkeypatch, actions=load_actions(shipped_models / "s2s")) as (devices, _):
+        await eventually(lambda: "talking through" in caplog.text)
+        devices.record(spoken_turn())
+        await eventually(lambda: 'action: add_items {"items": [{"coffeeDrink": "latte"}]}' in caplog.text)
 
 
 @pytest.mark.parametrize("allowed", [False, True])

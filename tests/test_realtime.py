@@ -472,9 +472,9 @@ def test_response_create_takes_over_the_sessions_settings() -> None:
     """What the request does not say comes from the session."""
     made = protocol(output_modalities=["text"], max_output_tokens=40)
     (command,), _ = say(made, type="response.create")
-    assert command == events.CreateResponse(text_only=True, max_output_tokens=40)
+    assert command == events.CreateResponse(text_only=True, max_output_tokens=40, tools=frozenset())
     (command,), _ = say(made, type="response.create", response={"output_modalities": ["audio"], "metadata": {"a": "b"}})
-    assert command == events.CreateResponse(False, 40, {"a": "b"})
+    assert command == events.CreateResponse(False, 40, {"a": "b"}, tools=frozenset())
 
 
 # --- items ------------------------------------------------------------------------------------------------------------
@@ -511,7 +511,11 @@ def test_a_spoken_item_can_be_added() -> None:
 @pytest.mark.parametrize(
     ("item", "code"),
     [
-        ({"type": "function_call_output", "call_id": "c", "output": "x"}, "unsupported_item"),
+        ({"type": "function_call_output", "call_id": "c", "output": "x"}, "item_not_found"),
+        ({"type": "function_call_output", "output": "x"}, "item_not_found"),
+        ({"type": "function_call_output", "call_id": "c", "output": {"x": 1}}, "invalid_value"),
+        ({"type": "function_call_output", "call_id": "c", "output": "x" * 40_000}, "invalid_value"),
+        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}, "unsupported_item"),
         ({"type": "message", "role": "assistant", "content": []}, "unsupported_item"),
         ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}, "unsupported_content"),
         ({"type": "message", "role": "user", "content": "hi"}, "unsupported_content"),
@@ -526,6 +530,150 @@ def test_a_spoken_item_can_be_added() -> None:
 def test_items_that_cannot_be_added(item: Json, code: str) -> None:
     """The model hears; it does not read."""
     assert error_of(protocol(), json.dumps({"type": "conversation.item.create", "item": item}))["code"] == code
+
+
+# --- tool calls -------------------------------------------------------------------------------------------------------
+
+
+TOOLS = [{"type": "function", "name": name, "parameters": {"type": "object"}} for name in ("brew", "serve")]
+BREW = events.Action("brew", {"cups": 2})
+CALL = [
+    "response.output_item.added",
+    "conversation.item.added",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
+    "conversation.item.done",
+    "response.output_item.done",
+]
+
+
+def acting_reply(made: RealtimeProtocol, *actions: events.Action, tools: frozenset[str] | None = None) -> list[Json]:
+    """Play a reply that does something; its messages from the closing of the spoken item on."""
+    made.send(events.ReplyStarted(1, tools=tools))
+    made.send(events.ReplyText("Sure."))
+    made.send(events.ReplyAudio(tone(FRAME)))
+    drain(made)
+    made.send(events.ReplyDone("completed", actions=actions))
+    return drain(made)
+
+
+def calls_of(sent: list[Json]) -> list[str]:
+    """Names of the calls in the finished response."""
+    return [item["name"] for item in sent[-1]["response"]["output"] if item["type"] == "function_call"]
+
+
+def test_what_a_reply_did_leaves_as_calls() -> None:
+    """Each call is an item of its own behind the spoken one, complete before response.done, which lists it."""
+    made = protocol(tools=TOOLS)
+    sent = acting_reply(made, BREW, events.Action("serve", {}))
+    kinds = [message["type"] for message in sent]
+    assert kinds[-15:] == ["conversation.item.done", "response.output_item.done", *CALL, *CALL, "response.done"]
+    spoken, first, second = sent[-1]["response"]["output"]
+    assert (spoken["type"], spoken["role"]) == ("message", "assistant")
+    assert first == {
+        "id": first["id"],
+        "object": "realtime.item",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": first["call_id"],
+        "name": "brew",
+        "arguments": '{"cups": 2}',
+    }
+    assert len({first["id"], first["call_id"], second["id"], second["call_id"], spoken["id"]}) == 5
+    added, listed, delta, done, item_done, output_done = sent[-13:-7]
+    assert added["item"] == listed["item"] == first | {"status": "in_progress", "arguments": ""}
+    assert (added["output_index"], sent[-2]["output_index"]) == (1, 2)
+    assert listed["previous_item_id"] == item_done["previous_item_id"] == spoken["id"]
+    for message in (delta, done):
+        assert (message["item_id"], message["call_id"], message["output_index"]) == (first["id"], first["call_id"], 1)
+    assert (delta["delta"], done["arguments"], done["name"]) == ('{"cups": 2}', '{"cups": 2}', "brew")
+    assert item_done["item"] == output_done["item"] == first
+    assert say(made, type="conversation.item.retrieve", item_id=first["id"])[1][0]["item"] == first
+
+
+@pytest.mark.parametrize(
+    ("update", "called"),
+    [
+        ({"tools": TOOLS}, ["brew"]),
+        ({"tools": []}, []),
+        ({"tools": TOOLS[1:]}, []),
+        ({"tools": [{"type": "function", "name": "other"}, {"type": "mcp"}]}, []),
+        ({"tools": TOOLS, "tool_choice": "none"}, []),
+    ],
+)
+def test_only_the_sessions_tools_are_called(update: Json, called: list[str]) -> None:
+    """A client that has other tools, or wants none called, gets no calls."""
+    assert calls_of(acting_reply(protocol(**update), BREW)) == called
+
+
+@pytest.mark.parametrize(
+    ("options", "called"),
+    [({}, ["brew"]), ({"tool_choice": "none"}, []), ({"tools": []}, []), ({"tools": TOOLS[:1]}, ["brew"])],
+)
+def test_a_response_can_have_its_own_tools(options: Json, called: list[str]) -> None:
+    """What response.create says about tools counts for that response."""
+    made = protocol(tools=TOOLS)
+    (command,), _ = say(made, type="response.create", response=options)
+    assert isinstance(command, events.CreateResponse)
+    assert calls_of(acting_reply(made, BREW, tools=command.tools)) == called
+
+
+def test_an_output_is_kept_and_not_answered() -> None:
+    """A tool's output joins the conversation; asked to respond to it, the agent says nothing again."""
+    made = protocol(tools=TOOLS)
+    call = acting_reply(made, BREW)[-1]["response"]["output"][1]
+    body = {"id": "out", "type": "function_call_output", "call_id": call["call_id"], "output": "{}"}
+    commands, sent = say(made, type="conversation.item.create", item=body)
+    assert commands == []
+    assert [message["type"] for message in sent] == ["conversation.item.added", "conversation.item.done"]
+    assert sent[0]["previous_item_id"] == call["id"]
+    assert sent[0]["item"] == body | {"object": "realtime.item", "status": "completed"}
+    for _ in range(2):
+        commands, sent = say(made, type="response.create", response={"metadata": {"k": "v"}})
+        assert commands == []
+        assert [message["type"] for message in sent] == ["response.created", "response.done"]
+        assert sent[0]["response"]["id"] == sent[1]["response"]["id"]
+        final = sent[1]["response"]
+        assert (final["status"], final["output"], final["metadata"]) == ("completed", [], {"k": "v"})
+        assert final["usage"]["total_tokens"] == 0
+    play_turn(made)
+    (command,), _ = say(made, type="response.create")
+    assert isinstance(command, events.CreateResponse)
+
+
+def test_an_output_does_not_hide_what_the_user_said() -> None:
+    """When the user has spoken since the call, the response that is asked for answers the user."""
+    made = protocol(tools=TOOLS)
+    call = acting_reply(made, BREW)[-1]["response"]["output"][1]
+    play_turn(made)
+    drain(made)
+    body = {"type": "function_call_output", "call_id": call["call_id"], "output": "{}"}
+    say(made, type="conversation.item.create", item=body, previous_item_id=call["id"])
+    (command,), _ = say(made, type="response.create")
+    assert isinstance(command, events.CreateResponse)
+
+
+def test_a_response_under_way_refuses_another() -> None:
+    """An output that comes while the agent speaks again is no reason to close that response."""
+    made = protocol(tools=TOOLS)
+    call = acting_reply(made, BREW)[-1]["response"]["output"][1]
+    made.send(events.ReplyStarted(2))
+    body = {"type": "function_call_output", "call_id": call["call_id"], "output": "{}"}
+    say(made, type="conversation.item.create", item=body)
+    (command,), sent = say(made, type="response.create")
+    assert isinstance(command, events.CreateResponse)  # the turn taker refuses it
+    assert sent == []
+
+
+def test_a_call_cannot_be_truncated() -> None:
+    """Only what is spoken can be cut."""
+    made = protocol(tools=TOOLS)
+    call = acting_reply(made, BREW)[-1]["response"]["output"][1]
+    body = {"type": "conversation.item.truncate", "item_id": call["id"], "content_index": 0, "audio_end_ms": 0}
+    assert error_of(made, json.dumps(body))["code"] == "invalid_item"
+
+
+# --- more items -------------------------------------------------------------------------------------------------------
 
 
 def test_delete_and_retrieve() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from training.recordings import RecordingError, end_of_speech, find_recordings
+from training.recordings import Background, RecordingError, end_of_speech, find_recordings, loudest_power
 
 
 def tone(seconds: float, level: float, rate_hz: int = 24_000) -> np.ndarray:
@@ -81,3 +81,35 @@ def test_limit_takes_the_first(tmp_path: Path) -> None:
     """A limit keeps the order."""
     (tmp_path / "manifest.jsonl").write_text("".join(f'{{"audio": "{i}.wav"}}\n' for i in range(5)))
     assert [r.name for r in find_recordings(tmp_path, 2)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 12.0])
+@pytest.mark.parametrize("noise_s", [1.0, 20.0], ids=["short", "long"])
+def test_background_has_the_ratio_of_the_loudest_frames(tmp_path: Path, snr_db: float, noise_s: float) -> None:
+    """Loudest 128 ms of speech over loudest 128 ms of noise, whatever the levels and lengths were."""
+    speech = np.concatenate([tone(2.0, 0.01), tone(0.5, 0.3), tone(4.0, 0.01)])
+    level = np.linspace(0.01, 0.9, round(noise_s * 24_000))
+    soundfile.write(tmp_path / "n.wav", tone(noise_s, 1.0) * level, 24_000)
+    noise = Background(tmp_path / "n.wav", 0.4, snr_db).load(speech)
+    assert len(noise) == len(speech)
+    assert 10 * np.log10(loudest_power(speech) / loudest_power(noise)) == pytest.approx(snr_db, abs=0.01)
+
+
+def test_background_of_a_short_clip_still_lasts(tmp_path: Path) -> None:
+    """A spoken digit does not hear a buzz of its own length."""
+    soundfile.write(tmp_path / "n.wav", tone(8.0, 0.1), 24_000)
+    assert len(Background(tmp_path / "n.wav", 0.0, 6.0).load(tone(0.3, 0.5))) == 5 * 24_000
+
+
+def test_silent_background_is_an_error(tmp_path: Path) -> None:
+    """No level makes silence loud enough."""
+    soundfile.write(tmp_path / "n.wav", np.zeros(24_000), 24_000)
+    with pytest.raises(RecordingError, match=r"n\.wav: it is silent"):
+        Background(tmp_path / "n.wav", 0.0, 6.0).load(tone(0.3, 0.5))
+
+
+def test_loudest_frame_is_128_ms() -> None:
+    """A burst of half a frame counts half."""
+    burst = np.zeros(24_000, np.float32)
+    burst[:1_536] = 1.0
+    assert loudest_power(burst) == pytest.approx(0.5)

@@ -1,6 +1,7 @@
 """The command line: exit codes, plain sentences, one file in and one file out."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -138,6 +139,21 @@ def test_one_file(
     assert "user: w1" in out
     assert "agent: sure one latte coming" in out
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("q.wav", "a.wav")] == []
+
+
+def test_actions_are_printed(
+    tmp_path: Path, fake_engine: FakeEngine, shipped_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a domain beside the model each action is one line of JSON; without one there is none."""
+    fake_engine.words = ["Okay,", "a", "large", "latte.", "Anything", "else?"]
+    question = wav(tmp_path / "q.wav", spoken_turn())
+    arguments = ["--input", str(question), "--output", str(tmp_path / "a.wav"), "vad.detector=energy", "--s2s"]
+    assert run_agent.main([*arguments, str(shipped_models / "s2s")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("action: ")]
+    name, body = line.removeprefix("action: ").split(" ", 1)
+    assert (name, json.loads(body)) == ("add_items", {"items": [{"size": "large", "coffeeDrink": "latte"}]})
+    assert run_agent.main([*arguments, str(tmp_path)]) == 0
+    assert "action" not in capsys.readouterr().out
 
 
 def test_the_answer_replaces_an_older_one(tmp_path: Path) -> None:

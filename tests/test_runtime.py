@@ -402,3 +402,48 @@ def test_transcripts_are_pieces_of_the_tokenizer(engine: Engine) -> None:
     assert all(made == expected for made, expected in spoken)
     assert state.transcript == PAD
     assert dataclasses.is_dataclass(state)
+
+
+def test_text_is_said_word_for_word(engine: Engine) -> None:
+    """Whatever the model would rather say, a script comes out whole, with audio, and then the reply ends."""
+    state = engine.new_state()
+    engine.read("a large latte", state, say=True)
+    text, frames = "", 0
+    for _ in range(80):
+        out = engine.step(None, state, Mode.SPEAK)
+        text += out.text
+        frames += out.pcm is not None
+        if out.done:
+            break
+    assert text.strip() == "a large latte"
+    assert out.done
+    assert frames >= 3
+    assert state.script is None
+
+
+def test_typed_text_is_heard(engine: Engine) -> None:
+    """What is read changes what comes next, and different words change it differently."""
+    replies = []
+    for typed in ("", "a large latte", "soy milk"):
+        state = engine.new_state()
+        if typed:
+            engine.read(typed, state, say=False)
+        engine.step(None, state, Mode.SPEAK)
+        replies.append(state.step.outputs["agent_logits"].copy())
+    assert np.abs(replies[0] - replies[1]).max() > 1e-3
+    assert np.abs(replies[1] - replies[2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u00e9\u00e9"])
+def test_text_without_pieces_is_refused(engine: Engine, text: str) -> None:
+    """The error says what was given; the session goes on."""
+    state = engine.new_state()
+    with pytest.raises(ValueError, match="can be read"):
+        engine.read(text, state, say=True)
+    assert state.position == 0
+
+
+def test_too_long_a_text_is_refused(engine: Engine) -> None:
+    """It would push the conversation out of the context."""
+    with pytest.raises(ValueError, match="too long: 24 pieces"):
+        engine.read("a large " * 12, engine.new_state(), say=True)

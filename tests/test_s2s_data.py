@@ -4,11 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from models.s2s import LISTEN, SPEAK, S2SConfig
+from models.s2s import LISTEN, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import LLAMA
 from training.encode_dataset import EncodedTurn
-from training.s2s_data import IGNORE, LEAD_FRAMES, TRAIL_FRAMES, Batcher, build_sequence, collate, listen_steps, place
+from training.s2s_data import (
+    IGNORE,
+    LEAD_FRAMES,
+    TRAIL_FRAMES,
+    Batcher,
+    build_sequence,
+    build_written,
+    collate,
+    listen_steps,
+    place,
+)
 
 CONFIG = S2SConfig(100, ((8, 5),), ((9, 9), (8, 5)), window=200, backbone=LLAMA)
 LEAD, DELAY = CONFIG.lead_frames, CONFIG.transcript_delay_frames
@@ -132,8 +142,8 @@ def test_pieces_never_share_a_step() -> None:
 
 def test_corruption_touches_fed_back_inputs_only() -> None:
     """Targets stay clean; disturbed codes are codes of the same dialogue; some transcripts are hidden."""
-    clean = build_sequence([turn(0), turn(1)], CONFIG, np.random.default_rng(3))
-    dirty = build_sequence([turn(0), turn(1)], CONFIG, np.random.default_rng(3), corrupt=0.9)
+    clean = build_sequence([turn(seed) for seed in range(4)], CONFIG, np.random.default_rng(5))
+    dirty = build_sequence([turn(seed) for seed in range(4)], CONFIG, np.random.default_rng(5), corrupt=0.9)
     for name in ("mode", "user", "text", "text_target", "transcript_target", "agent_target", "turn_target"):
         np.testing.assert_array_equal(getattr(dirty, name), getattr(clean, name))
     changed = (dirty.agent != clean.agent).any(axis=1)
@@ -197,3 +207,54 @@ def test_dialogues_beyond_the_window_are_left_out() -> None:
     assert all(len(batcher.next().padding) == 1 for _ in range(4))
     assert Batcher([[turn()] * 9], CONFIG, 300, 0.0, 0).usable == 0
     assert Batcher([], CONFIG, 300, 0.0, 0).usable == 0
+
+
+def test_text_to_be_said_is_read_first() -> None:
+    """A turn without recorded speech: its pieces are read, marked by EOS in the text stream, then spoken."""
+    said = turn(0)
+    silent = EncodedTurn(np.zeros((0, 1), np.uint16), (0.0, 0.0), [], "", said.agent, said.agent_words, said.agent_text)
+    made = build_sequence([silent], CONFIG, np.random.default_rng(1))
+    (first, start, stop), (second, _, _) = _spans(made.mode)
+    assert (first, second) == (READ, SPEAK)
+    assert (made.text[start:stop] == EOS).all()
+    assert [token for token in made.transcript[start:stop] if token != PAD] == [30, 31, 32]
+    assert (made.transcript_target[start:stop] == IGNORE).all()
+    assert [token for token in made.text_target[stop:] if token != PAD] == [30, 31, 32, EOS]
+
+
+def test_written_dialogues_are_text_alone() -> None:
+    """Typed words are fed and asked for, a reply opens with BOS and ends with EOS; nothing is heard or spoken."""
+    dialogue = [([[20], [21]], [[30], [31, 32]]), ([[22]], [[33]])]
+    made = build_written(dialogue, CONFIG, np.random.default_rng(2))
+    spans = _spans(made.mode)
+    assert [mode for mode, _, _ in spans] == [READ, WRITE, READ, WRITE]
+    for (_, start, stop), words in zip(spans, ([20, 21], [30, 31, 32, EOS], [22], [33, EOS]), strict=True):
+        targets = np.maximum(made.transcript_target[start:stop], made.text_target[start:stop])
+        assert [target for target in targets if target != IGNORE] == words
+    assert [made.text[start] for mode, start, _ in spans if mode == WRITE] == [BOS, BOS]
+    assert (made.agent == -1).all()
+    assert (made.agent_target == IGNORE).all()
+    assert (made.turn_target == IGNORE).all()
+
+
+def test_a_batcher_mixes_in_written_dialogues() -> None:
+    """Their share is what was asked for; without recordings a share of one needs no dialogue at all."""
+
+    def draw(rng: np.random.Generator) -> list[tuple[list[list[int]], list[list[int]]]]:
+        return [([[20]] * int(rng.integers(1, 9)), [[30], [31]])]
+
+    mixed = Batcher([[turn(0)]], CONFIG, 200, 0.0, 0, draw, 0.5)
+    written = sum(int(mixed.next().frame.mode.max()) == WRITE for _ in range(60))
+    assert 15 < written < 45
+    alone = Batcher([], CONFIG, 200, 0.0, 0, draw, 1.0).next()
+    assert set(alone.frame.mode[alone.padding == 1].tolist()) == {READ, WRITE}
+    assert 100 < alone.padding.numel() < 400
+
+
+def test_some_turns_are_typed_or_written() -> None:
+    """A share of one leaves nothing to hear or to speak, and asks for the same words."""
+    made = build_sequence([turn(0), turn(1)], CONFIG, np.random.default_rng(3), typed_share=1.0)
+    spans = _spans(made.mode)
+    assert [mode for mode, _, _ in spans] == [READ, WRITE, READ, WRITE]
+    assert [token for token in made.transcript_target if token not in (PAD, IGNORE)] == [20, 21] * 2
+    assert [token for token in made.text_target if token not in (PAD, IGNORE)] == [30, 31, 32, EOS] * 2

@@ -7,10 +7,14 @@ from training.scoring import (
     Reading,
     Understanding,
     compare,
+    is_read_back,
+    orders,
+    percentile,
     percentiles,
     rate,
     read_reply,
     read_transcript,
+    reads_back_after_change,
     same_intent,
     summarise,
     word_errors,
@@ -172,3 +176,70 @@ def test_summary_counts_each_slot_where_it_was_labelled() -> None:
     assert summary["per_slot"]["size"].value == 0.5
     assert summary["per_slot"]["coffeeDrink"].count == 1
     assert (summary["extra_slots"], summary["clips_with_extra_slots"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("reply", "said"), [("You said <emph>four two.", "four two"), ("You said seven.", "seven")])
+def test_number_is_read_from_reply_and_transcript(domain: Domain, reply: str, said: str) -> None:
+    """A spoken number is scored like a slot."""
+    for reading in (read_reply(domain, reply), read_transcript(domain, said)):
+        assert compare("number", {"number": said}, reading).understood
+        assert not compare("number", {"number": "nine"}, reading).understood
+    assert not compare("number", {"number": "seven"}, read_reply(domain, "Okay, a latte. Anything else?")).understood
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Okay, a lat", False),
+        ("Okay, a latte and a large", True),
+        ("Okay, I canceled your order.", True),
+        ("Great, your order is coming right up.", True),
+        ("Sorry, I can only help with coffee.", False),
+        ("We have americano, cappuccino, espresso", False),
+        ("A latte is four dollars.", True),
+        ("You said seven.", False),
+        ("", False),
+    ],
+)
+def test_reply_that_names_an_item_or_acts_orders(domain: Domain, reply: str, expected: bool) -> None:
+    """Also a reply that was broken off."""
+    assert orders(domain, reply) is expected
+
+
+@pytest.mark.parametrize(
+    ("intents", "expected"),
+    [
+        (["order", "change", "read_back"], True),
+        (["order", "add", "remove_last", "done", "yes"], True),
+        (["order", "cancel"], False),
+        (["order", "read_back", "change"], False),
+        (["order", "add", "read_back"], False),
+        (["change", "done", *["thanks"] * 5], False),
+    ],
+)
+def test_dialogue_reads_back_after_a_change(intents: list[str], expected: bool) -> None:
+    """Three to six turns, and the order matters."""
+    assert reads_back_after_change(intents) is expected
+
+
+@pytest.mark.parametrize(
+    ("intent", "reply", "expected"),
+    [
+        ("read_back", "You ordered a latte.", True),
+        ("no", "So that is a latte. Is that right?", True),
+        ("read_back", "You have not ordered anything yet.", True),
+        ("change", "You have not ordered anything yet.", False),
+        ("done", "Great, your order is coming right up.", False),
+    ],
+)
+def test_read_back_tells_the_whole_order(domain: Domain, intent: str, reply: str, expected: bool) -> None:
+    """A confirmation does, and saying that there is no order; thanks and placing do not."""
+    assert is_read_back(domain, intent, reply) is expected
+
+
+def test_percentile_has_an_interval() -> None:
+    """The median of many values lies inside a narrow interval; of nothing it is nothing."""
+    median = percentile([float(value) for value in range(1001)], 50)
+    assert median.low < median.value == 500.0 < median.high
+    assert median.high - median.low < 100
+    assert percentile([], 50).count == 0

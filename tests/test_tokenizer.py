@@ -5,7 +5,7 @@ import pytest
 
 from models.errors import ArtefactError, ProsodyTagError
 from models.prosody import PROSODY_ID_BASE, PROSODY_IDS, PROSODY_TOKENS, split_marks, strip_marks
-from models.tokenizer import BOS, EOS, FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
+from models.tokenizer import BOS, EOS, FIRST_PIECE, FIRST_PROSODY, PAD, UNKNOWN_WORD, Tokenizer
 from tests.tiny import tokenizer
 
 
@@ -74,7 +74,7 @@ def test_marks_split_and_strip() -> None:
 def test_training_keeps_the_most_frequent_words() -> None:
     """Frequency first, then the alphabet, so that the same text gives the same ids."""
     pieces = Tokenizer.train(["bb cc aa", "cc", "dd cc"], max_words=2)
-    assert pieces.pieces[-2:] == [" cc", " aa"]
+    assert pieces.pieces[-3:] == [" cc", " aa", UNKNOWN_WORD]
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -106,3 +106,19 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     """No file, the same error."""
     with pytest.raises(ArtefactError, match=r"nowhere\.json"):
         Tokenizer.load(tmp_path / "nowhere.json")
+
+
+def test_parts_of_words_are_taken_longest_first() -> None:
+    """A word outside the vocabulary is cut into as few parts as fit from the left, and comes back whole."""
+    pieces = Tokenizer.train(["a latte"], parts=[" un", "believ", "able", " unbe"])
+    made = pieces.encode("a unbelievable latte")
+    assert [pieces.piece(token) for token in made] == [" a", " unbe", "l", "i", "e", "v", "able", " latte"]
+    assert pieces.decode(made) == "a unbelievable latte"
+
+
+def test_the_unknown_word_is_one_piece() -> None:
+    """It stands for any word of the user that the model cannot write; other text never becomes it."""
+    pieces = Tokenizer.train(["a latte"])
+    assert pieces.decode(pieces.encode("a") + pieces.unknown_word) == "a …"
+    assert pieces.encode("a …") == pieces.encode("a") + pieces.unknown_word
+    assert Tokenizer([piece for piece in pieces.pieces if "…" not in piece]).unknown_word == []

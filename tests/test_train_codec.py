@@ -10,13 +10,23 @@ import torch
 
 from models.checkpoint import load_weights
 from models.codec import AcousticEncoder, Decoder, SemanticEncoder
+from models.tokenizer import UNKNOWN_WORD, Tokenizer
 from tests.tiny import CODEC, run_main, speech_like, tokenizer
 from training import train_acoustic, train_semantic
 from training.audio_data import make_clip
 from training.losses import SpectralLoss
+from training.phones import PHONES
 from training.train_acoustic import AcousticHalf, Source, draw_batch, parse_source
 from training.train_codec import StageError, stage_commands, start, wait
-from training.train_semantic import SemanticTrainee, collate, evaluate, load_examples, objectives, set_statistics
+from training.train_semantic import (
+    SemanticTrainee,
+    collate,
+    evaluate,
+    load_examples,
+    objectives,
+    set_statistics,
+    spoken_phones,
+)
 from training.user_features import UNKNOWN_PHONE, UserFeatures, save_features
 
 CONFIG = """codec:
@@ -77,7 +87,7 @@ def test_semantic_half_learns_its_words(data: Path) -> None:
     for step in range(80):
         losses = objectives(trainee, collate(examples, rng), step > 30)
         optimizer.zero_grad()
-        (losses["ctc"] + losses["phone"]).backward()
+        torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         optimizer.step()
     assert losses["ctc"] < 0.3 * first["ctc"]
@@ -89,23 +99,44 @@ def test_semantic_half_learns_its_words(data: Path) -> None:
 
 
 def test_examples_are_split_by_kind(data: Path, tmp_path: Path) -> None:
-    """People who are held out are counted on their own; turns with a spelled word have no place in CTC."""
-    splits = load_examples([data / "features"], tokenizer())
-    assert {name: len(part) for name, part in splits.items()} == {"train": 10, "valid": 1, "people": 1}
-    for text in ("large zebra", "large \u00e9"):
-        odd = UserFeatures(np.zeros((20, 96), np.float16), np.zeros(80, np.uint8), text, 0.0, 9.0, [])
-        save_features(tmp_path / "odd.npz", [odd], {"split": "train", "kind": "recording"})
-        assert load_examples([tmp_path], tokenizer())["train"] == []
+    """People, and people who are held out, are sets of their own; a spelled word is one unknown word."""
+    pieces = tokenizer()
+    splits = load_examples([data / "features"], pieces)
+    sizes = {name: len(part) for name, part in splits.items()}
+    assert sizes == {"train": 9, "people_train": 1, "valid": 1, "people": 1}
+    odd = UserFeatures(np.zeros((20, 96), np.float16), np.zeros(80, np.uint8), "large zebra", 0.0, 9.0, [])
+    save_features(tmp_path / "odd.npz", [odd], {"split": "train", "kind": "recording"})
+    (example,) = load_examples([tmp_path], pieces)["people_train"]
+    assert example.words == [*pieces.encode("large"), *pieces.unknown_word]
+    (example,) = load_examples([tmp_path], pieces, frozenset({"zebra"}))["people_train"]
+    assert example.words == pieces.unknown_word * 2
+    old = Tokenizer([piece for piece in pieces.pieces if piece != UNKNOWN_WORD])
+    assert load_examples([tmp_path], old)["people_train"] == []
+
+
+def test_phones_come_from_times_or_from_the_dictionary() -> None:
+    """Synthetic turns repeat what was spoken, silence left out; recordings are looked up; unknown words give none."""
+    silence, k, ae = (PHONES.index(name) for name in ("SIL", "K", "AE"))
+    timed = np.array([silence, silence, k, k, ae, silence, k, silence], np.uint8)
+    unknown = np.full(8, UNKNOWN_PHONE, np.uint8)
+
+    def turn(phones: np.ndarray, text: str) -> UserFeatures:
+        return UserFeatures(np.zeros((2, 96), np.float16), phones, text, 0.0, 2.0, [])
+
+    assert spoken_phones(turn(timed, "whatever")) == (k, ae, k)
+    assert [PHONES[phone] for phone in spoken_phones(turn(unknown, "a cat"))] == ["AH", "K", "AE", "T"]
+    assert spoken_phones(turn(unknown, "a xqzt")) == ()
 
 
 def test_phones_are_asked_for_late(data: Path) -> None:
     """Two frames, so that what follows a phone has been heard."""
     example = load_examples([data / "features"], tokenizer())["train"][0]
-    _, phones, lengths, words = collate([example], None)
+    _, phones, lengths, words, spoken = collate([example], None)
     np.testing.assert_array_equal(phones[0, 8:], example.phones[:-8])
     assert (phones[0, :8] == UNKNOWN_PHONE).all()
     assert lengths.tolist() == [len(example.embedding)]
     assert words == [example.words]
+    assert spoken == [example.spoken]
 
 
 def test_semantic_training_resumes(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +193,7 @@ def test_acoustic_training_resumes(data: Path, tmp_path: Path) -> None:
     second = run(tmp_path / "codec", "--steps", 3)
     assert not torch.equal(first[0], second[0])
     assert torch.equal(run(tmp_path / "codec", "--steps", 3)[0], second[0])
-    fitted = run(tmp_path / "fitted", "--steps", 2, "--decoder_only", "--init", tmp_path / "codec" / "acoustic_run")
+    fitted = run(tmp_path / "fitted", "--steps", 2, "--decoder_only", "--init", tmp_path / "codec")
     assert torch.equal(fitted[0], second[0])
     assert not torch.equal(fitted[1], second[1])
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +7,14 @@ import torch
 
 from models.checkpoint import read_header, save_model
 from models.errors import ArtefactError
-from models.tokenizer import PAD
+from models.s2s import S2S
+from models.tokenizer import PAD, Tokenizer
 from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
 from training import train_s2s
+from training.domain import load_domain
 from training.encode_dataset import EncodedTurn, save_codes
 from training.s2s_data import IGNORE, Batcher
-from training.train_s2s import load_s2s, objectives, token_loss, validate
+from training.train_s2s import load_s2s, objectives, start_from, token_loss, validate, written_dialogues
 
 CONFIG = """s2s:
   window: 128
@@ -91,10 +94,11 @@ def test_training_resumes_at_its_step(data: Path, tmp_path: Path, capsys: pytest
 
 
 def test_training_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
-    """``--init`` keeps the model's own configuration and weights."""
+    """``--init`` keeps the model's weights, and its sizes where ``--config`` gives no others."""
     _train(data, tmp_path / "out", "--steps", 1, "--init", data / "s2s", "--lr", 1e-9)
     made, start = load_s2s(tmp_path / "out"), load_s2s(data / "s2s")
-    assert made.config == start.config
+    assert made.config == replace(start.config, window=128, backbone=made.config.backbone)
+    assert made.config.window != start.config.window
     torch.testing.assert_close(made.text_head.weight, start.text_head.weight)
 
 
@@ -107,13 +111,49 @@ def test_two_workers_make_one_model(data: Path, tmp_path: Path) -> None:
 
 
 def test_pad_counts_less_and_free_targets_nothing() -> None:
-    """The weighted mean of the cross-entropies."""
+    """The weighted mean of the cross-entropies; accuracy is that of what is no PAD."""
     logits = torch.zeros(1, 3, 4)
     logits[0, 0, 1] = 5.0
     target = torch.tensor([[1, PAD, IGNORE]])
     one, pad = torch.nn.functional.cross_entropy(logits[0, :2], target[0, :2], reduction="none")
-    assert token_loss(logits, target).item() == pytest.approx(((one + 0.3 * pad) / 1.3).item())
-    assert token_loss(logits, torch.full((1, 3), IGNORE)) == 0.0
+    loss, accuracy = token_loss(torch.nn.Identity(), logits, target)
+    assert loss.item() == pytest.approx(((one + 0.3 * pad) / 1.3).item())
+    assert accuracy == 1.0
+    assert token_loss(torch.nn.Identity(), logits, torch.full((1, 3), IGNORE))[0] == 0.0
+
+
+def test_training_starts_from_other_sizes_and_pieces(tmp_path: Path) -> None:
+    """What a smaller model knew is kept: rows of pieces move to where the pieces now are."""
+    old = new_s2s(128)
+    save_model(tmp_path, "repartee-s2s", old, old.config, {})
+    tokenizer().save(tmp_path / "tokenizer.json")
+    pieces = Tokenizer.train(["a large latte with soy milk", "Sure, a large latte. Anything else?", "hot water hot"])
+    config = replace(old.config, vocabulary=len(pieces), user_levels=old.config.user_levels * 2)
+    new = S2S(config)
+    partial = start_from(new, pieces, tmp_path)
+    assert "text_head.weight" in partial
+    assert "user_embed.0.weight" in partial
+    assert "turn_head.weight" not in partial
+    for word in ("latte", "soy", "."):
+        (now,), (before,) = pieces.encode(word), tokenizer().encode(word)
+        torch.testing.assert_close(new.text_head.weight[now], old.text_head.weight[before])
+        torch.testing.assert_close(new.transcript_embed.weight[now], old.transcript_embed.weight[before])
+    (hot,) = pieces.encode("hot")
+    assert not any(torch.equal(new.text_head.weight[hot], row) for row in old.text_head.weight)
+    torch.testing.assert_close(new.user_embed[0].weight[:, :8], old.user_embed[0].weight)
+
+
+def test_written_dialogues_come_from_the_domain(tmp_path: Path) -> None:
+    """Training on them alone needs no codes; every word of theirs is a word of the domain."""
+    domain = Path("configs/domains/coffee.yaml")
+    write_checkpoints(tmp_path)
+    flags = ["--codec", tmp_path / "codec", "--domain", domain, "--frames", 200, "--minutes", 0]
+    run_main(train_s2s.main, *flags, "--written_share", 1, "--steps", 2, "--output", tmp_path / "out")
+    assert read_header(tmp_path / "out", "repartee-s2s")["provenance"]["step"] == 2
+    pieces = Tokenizer.train(load_domain(domain).words())
+    turns = written_dialogues(domain, pieces)(np.random.default_rng(1))
+    assert all(len(ids) == 1 for user, _ in turns for ids in user)
+    assert all(ids for _, agent in turns for ids in agent)
 
 
 def test_no_validation_set_is_no_error() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.features import analyse, new_history
 from training import tts
 from training.phones import ARPABET, PHONES, SILENCE, UNKNOWN, align, espeak_to_arpabet, radio_to_arpabet
 from training.tts import SAMPLE_RATE, Segment, TtsError, Utterance, VoiceSpec, finish, synthesise, tile
@@ -16,6 +17,8 @@ VOICES = (
     "flite:kal16?stretch=1.1",
     "flite:rms",
     "festival:slt",
+    "hibari:heart",
+    "hibari:heart?speed=1.2&f0=0.7&formant=0.88",
 )
 
 
@@ -216,3 +219,27 @@ def test_festival_labels_without_the_space_belong_to_one_word() -> None:
     words, phones = parse_labels("cup's", labels)
     assert words == (("cup's", 0.1, 0.4),)
     assert phones[0] == ("SIL", 0.0, 0.1)
+
+
+def test_hibari_repeats_itself_and_follows_its_options() -> None:
+    """The same text gives the same samples; pitch, size and speed do what they say."""
+    plain = synthesise(TEXT, "hibari:heart")
+    np.testing.assert_array_equal(plain.pcm, synthesise(TEXT, "hibari:heart").pcm)
+    pitches = []
+    for factor in (1.0, 0.7):
+        pitch = analyse(synthesise(TEXT, f"hibari:heart?f0={factor}").pcm[:24_000], new_history()).pitch
+        pitches.append(float(np.median(pitch[pitch[:, 1] > 0.7, 0])))
+    assert pitches[1] - pitches[0] == pytest.approx(np.log2(0.7), abs=0.1)
+    assert synthesise(TEXT, "hibari:heart?speed=1.4").duration_s < 0.8 * plain.duration_s
+    large = synthesise(TEXT, "hibari:heart?formant=0.8")
+    assert _centroid(large, "IY") < 0.93 * _centroid(plain, "IY")
+    assert [segment[0] for segment in large.phones] == [segment[0] for segment in plain.phones]
+
+
+def test_hibari_spreads_words_that_are_spoken_as_several() -> None:
+    """Every token keeps a place in order, whatever the synthesiser makes of it."""
+    said = synthesise("table 21, please. thank you", "hibari:heart")
+    assert [word for word, _, _ in said.words] == ["table", "21,", "please.", "thank", "you"]
+    assert all(a[1] < b[1] and a[2] <= b[2] for a, b in zip(said.words, said.words[1:], strict=False))
+    with pytest.raises(TtsError, match="no voice 'emma'"):
+        synthesise("hello", "hibari:emma")

@@ -1,5 +1,7 @@
 """What came back for each spoken turn, how it is scored, and the report over all of them."""
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,20 +10,26 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from agent.domain.understanding import normal_words
 from training.domain import Domain
 from training.recordings import END_BELOW_PEAK_DB, END_FRAME_SAMPLES, SAMPLE_RATE_HZ, Recording, Utterance
 from training.scoring import (
+    CHANGES,
+    UNKNOWN,
     Rate,
     Reading,
     compare,
+    is_read_back,
+    orders,
     percentiles,
     rate,
     read_reply,
     read_transcript,
+    reads_back_after_change,
+    reply_name,
     summarise,
     word_errors,
 )
-from training.understanding import normal_words
 
 
 @dataclass(slots=True)
@@ -36,6 +44,7 @@ class Answer:
         first_audio_ms: From that decision to the first frame of reply audio, wall time.
         cut_in: Whether the agent decided that the user had finished before the true end.
         interrupted: Replies that were begun and broken off within the turn.
+        replies: Texts of all replies of the turn, those broken off as far as they got; empty where that is not known.
     """
 
     reply: str = ""
@@ -45,6 +54,7 @@ class Answer:
     first_audio_ms: float | None = None
     cut_in: bool = False
     interrupted: int = 0
+    replies: tuple[str, ...] = ()
 
     @property
     def answered(self) -> bool:
@@ -106,6 +116,8 @@ def report(domain: Domain, exchanges: Sequence[Exchange]) -> dict[str, Any]:
     rows = [_row(exchange) for exchange in exchanges]
     _score_labelled(domain, exchanges, rows, result)
     _score_conversations(domain, exchanges, rows, result)
+    _score_outside(domain, exchanges, rows, result)
+    _score_read_backs(domain, exchanges, rows, result)
     return result | {"clips": rows}
 
 
@@ -121,6 +133,7 @@ def _row(exchange: Exchange) -> dict[str, Any]:
     return {
         "recording": exchange.recording,
         "turn": exchange.turn,
+        "intent": exchange.utterance.intent,
         "answered": exchange.answer.answered,
         **answer,
         **{name: None if value is None else round(value, 1) for name, value in numbers.items()},
@@ -168,9 +181,57 @@ def _score_conversations(
             words.append(len(normal_words(utterance.text)))
     if replies:
         result["reply_right"] = rate(replies)
+        result["reply_right_by_intent"] = _by_intent(rows)
     if meanings:
         result["meaning_right"] = rate(meanings)
         result["transcript_word_errors"] = rate(errors, words)
+
+
+def _by_intent(rows: Sequence[Mapping[str, Any]]) -> dict[str, Rate]:
+    right: dict[str, list[bool]] = {}
+    for row in rows:
+        if row["intent"] is not None and "reply_right" in row:
+            right.setdefault(row["intent"], []).append(row["reply_right"])
+    return {intent: rate(hits) for intent, hits in sorted(right.items())}
+
+
+def _score_outside(
+    domain: Domain, exchanges: Sequence[Exchange], rows: Sequence[dict[str, Any]], result: dict[str, Any]
+) -> None:
+    """Turns that are none of the agent's business: whether it said so, and whether it kept from any order."""
+    outside = []
+    for exchange, row in zip(exchanges, rows, strict=True):
+        if exchange.utterance.intent != UNKNOWN:
+            continue
+        answer = exchange.answer
+        row["declined"] = answer.answered and UNKNOWN in read_reply(domain, answer.reply).intents
+        row["no_order"] = not any(orders(domain, reply) for reply in {answer.reply, *answer.replies})
+        outside.append(row)
+    if outside:
+        result["declined"] = rate([row["declined"] for row in outside])
+        result["no_order"] = rate([row["no_order"] for row in outside])
+
+
+def _score_read_backs(
+    domain: Domain, exchanges: Sequence[Exchange], rows: Sequence[dict[str, Any]], result: dict[str, Any]
+) -> None:
+    """Replies that tell the whole order after it was changed: right when every item is, with nothing more."""
+    dialogues: dict[str, list[int]] = {}
+    for index, exchange in enumerate(exchanges):
+        dialogues.setdefault(exchange.recording, []).append(index)
+    right = []
+    for turns in dialogues.values():
+        intents = [exchanges[index].utterance.intent for index in turns]
+        for place, index in enumerate(turns):
+            utterance, answer = exchanges[index].utterance, exchanges[index].answer
+            after_change = reads_back_after_change(intents) and not CHANGES.isdisjoint(intents[:place])
+            if after_change and utterance.reply and is_read_back(domain, utterance.intent, utterance.reply):
+                same_kind = reply_name(domain, answer.reply) == reply_name(domain, utterance.reply)
+                same_items = domain.parse_reply(answer.reply) == domain.parse_reply(utterance.reply)
+                rows[index]["read_back_right"] = answer.answered and same_kind and same_items
+                right.append(rows[index]["read_back_right"])
+    if right:
+        result["read_back_right_after_change"] = rate(right)
 
 
 def to_json(value: Any) -> Any:
@@ -182,6 +243,18 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(inner) for inner in value]
     return value
+
+
+def write_report(path: Path, body: Mapping[str, Any]) -> None:
+    """Writes a report as JSON, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(to_json(body), indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
 
 
 def to_lines(result: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -1,6 +1,6 @@
 """Audio clips with their analysis, for codec training: read once, kept in memory as int16 and float16."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,37 @@ def audio_files(folder: Path, pattern: str = "**/*") -> list[Path]:
     return files
 
 
+def source_files(where: str) -> list[Path]:
+    """All audio files below a folder, or those that match a pattern such as ``conv/*/assistant.wav``, sorted.
+
+    Raises:
+        ValueError: there are none.
+    """
+    parts = Path(where).parts
+    wild = next((index for index, part in enumerate(parts) if "*" in part), len(parts))
+    return audio_files(Path(*parts[:wild]), "/".join(parts[wild:]) or "**/*")
+
+
+def files_within(files: Sequence[Path], max_seconds: float) -> Iterator[Path]:
+    """The files of at least two frames, in order, until they hold ``max_seconds`` of audio.
+
+    Raises:
+        ValueError: not readable as audio; the message names the file.
+    """
+    total_s = 0.0
+    for path in files:
+        try:
+            info = sf.info(str(path))
+        except (sf.LibsndfileError, OSError) as exc:
+            raise ValueError(f"{path}: cannot be read as audio ({exc})") from exc
+        if info.duration < 2 * FRAME_SIZE / SAMPLE_RATE:
+            continue
+        yield path
+        total_s += info.duration
+        if total_s >= max_seconds:
+            break
+
+
 def held_pitch(pitch: np.ndarray) -> np.ndarray:
     """Raw pitch [T, 3] -> octave held through unvoiced hops and voiced flag, float32 [T, 2]."""
     voiced = (pitch[:, 1] > VOICED_STRENGTH) & (pitch[:, 2] > -5.5)
@@ -69,16 +100,7 @@ def make_clip(pcm: np.ndarray) -> Clip:
 
 def load_clips(files: Sequence[Path], max_seconds: float) -> list[Clip]:
     """Read and analyse files until ``max_seconds`` of audio are held; levels are left as recorded."""
-    clips, total = [], 0.0
-    for path in files:
-        pcm = read_audio(path)
-        if len(pcm) < 2 * FRAME_SIZE:
-            continue
-        clips.append(make_clip(pcm))
-        total += len(pcm) / SAMPLE_RATE
-        if total >= max_seconds:
-            break
-    return clips
+    return [make_clip(read_audio(path)) for path in files_within(files, max_seconds)]
 
 
 def crop(clip: Clip, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.domain.dialogue import Dialogue, DialogueTurn, Item, OrderState, Parsed, article, respond
+from agent.domain.domain_file import REPLY_FILL, DisfluencySpec, DomainSpec, read_domain_file
+from agent.domain.grammar import Node, fills_of, parse_phrase, speak, words_of
+from agent.domain.source_map import DomainError
+from agent.domain.understanding import Understanding, normal_words
 from models.prosody import strip_marks
-from training.dialogue import Dialogue, DialogueTurn, Item, OrderState, Parsed, article, respond
-from training.domain_file import REPLY_FILL, DomainSpec, read_domain_file
-from training.grammar import Node, fills_of, parse_phrase, speak, words_of
-from training.source_map import DomainError
-from training.understanding import Understanding, normal_words
 
 __all__ = [
     "Dialogue",
@@ -37,6 +37,16 @@ def load_domain(path: str | Path, extra_unknown: Sequence[str] = ()) -> "Domain"
     """
     spec, macros = read_domain_file(Path(path))
     return Domain(spec, macros, extra_unknown)
+
+
+def disfluent(text: str, spec: DisfluencySpec, rng: random.Random) -> str:
+    """Puts a filler before a word, or says the first words twice, as often as ``spec`` says."""
+    words = text.split()
+    if spec.fillers and rng.random() < spec.filler_probability:
+        words.insert(rng.randrange(len(words)), rng.choice(spec.fillers))
+    if len(words) > 3 and rng.random() < spec.restart_probability:
+        words = words[: rng.randint(1, min(4, len(words) - 1))] + words
+    return " ".join(words)
 
 
 class Domain:
@@ -128,6 +138,7 @@ class Domain:
         for step in steps[:max_turns]:
             text, parsed = self.sample_turn(rng.choice(step.split("|")), state, rng)
             reply, state, actions = self.answer(state, parsed)
+            text = disfluent(text, self.spec.disfluency, rng)
             dialogue.append(DialogueTurn(text, parsed.intent, parsed.slots(), reply, state, actions))
         return dialogue
 
@@ -165,7 +176,7 @@ class Domain:
         """Every word a user of the domain can say (without ``extra_unknown``), sorted."""
         spec = self.spec
         texts = [*spec.item.loose_joiners, spec.item.with_word, spec.item.joiner, "a an"]
-        texts += [*spec.numbers.digits, *spec.numbers.teens, *spec.numbers.tens]
+        texts += [*spec.disfluency.fillers, *spec.numbers.digits, *spec.numbers.teens, *spec.numbers.tens]
         for slot in spec.slots.values():
             texts += [*slot.values, *slot.amounts, *(form for forms in slot.aliases.values() for form in forms)]
         for nodes, _ in self._phrases.values():

@@ -25,12 +25,15 @@ from models.codec import AcousticEncoder, CodecConfig, SemanticEncoder
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse, new_history
 from models.tokenizer import Tokenizer
 from training.audio_data import read_audio
-from training.conversation import AssistantTurn, read_conversation
+from training.conversation import AssistantTurn, Span, read_conversation
+from training.domain import load_domain
+from training.tts import synthesise
 from training.user_features import FrontEnd, UserFeatures, load_features
 
 WARM_FRAMES = 4
 HEAD_S, TAIL_S = 0.02, 0.1
 FRAME_S = FRAME_SIZE / SAMPLE_RATE
+VALID_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +106,25 @@ def spread_words(turn: AssistantTurn, tokenizer: Tokenizer, start_s: float) -> l
 
 
 def encode_turn(
-    features: UserFeatures, turn: AssistantTurn, agent: np.ndarray, start_s: float, encoders: CodecEncoders
+    features: UserFeatures,
+    turn: AssistantTurn,
+    agent: np.ndarray,
+    start_s: float,
+    encoders: CodecEncoders,
+    known: frozenset[str] = frozenset(),
 ) -> EncodedTurn:
-    """Put one exchange together; user words without times get an even spread over the turn."""
+    """Put one exchange together; user words without times get an even spread over the turn.
+
+    With ``known`` words given, all others are written as the unknown word.
+    """
     words = features.words
     span = (features.end - features.start) / max(len(words), 1)
+    tokenizer = encoders.tokenizer
     user_words = [
-        (encoders.tokenizer.encode(text), end if end is not None else features.start + span * (index + 1))
+        (
+            tokenizer.unknown_word if known and text not in known else tokenizer.encode(text),
+            end if end is not None else features.start + span * (index + 1),
+        )
         for index, (text, _, end) in enumerate(words)
     ]
     return EncodedTurn(
@@ -124,7 +139,11 @@ def encode_turn(
 
 
 def encode_conversation(
-    folder: Path, features_file: Path, encoders: CodecEncoders, cache: dict[str, np.ndarray]
+    folder: Path,
+    features_file: Path,
+    encoders: CodecEncoders,
+    cache: dict[str, np.ndarray],
+    known: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """All turns of one folder; ``cache`` keeps reply codes by text, since one voice says a sentence one way."""
     conversation = read_conversation(folder)
@@ -136,7 +155,7 @@ def encode_conversation(
         key = f"{turn.assistant.text}|{len(pcm)}"
         if key not in cache:
             cache[key] = encoders.acoustic(pcm)
-        turns.append(encode_turn(user, turn.assistant, cache[key], start_s, encoders))
+        turns.append(encode_turn(user, turn.assistant, cache[key], start_s, encoders, known))
     return {"id": conversation.id, "split": conversation.split, "turns": turns}
 
 
@@ -232,22 +251,66 @@ def paired_folders(data_dir: Path, features: Path) -> Iterable[tuple[Path, Path]
     return pairs
 
 
+def encode_sentence(text: str, voice: str, cache_dir: Path | None, encoders: CodecEncoders) -> EncodedTurn:
+    """A sentence in the agent's voice, as a turn in which the user says nothing.
+
+    Raises:
+        TtsError: it cannot be spoken.
+    """
+    spoken = synthesise(text, voice, cache_dir)
+    first, last = spoken.speech_span
+    words = tuple(Span(*word) for word in spoken.words)
+    turn = AssistantTurn(text, text, first, last, words, ())
+    pcm, start_s = reply_audio(spoken.pcm, turn)
+    return EncodedTurn(
+        user=np.zeros((0, len(encoders.config.semantic_levels)), np.uint16),
+        speech=(0.0, 0.0),
+        user_words=[],
+        user_text="",
+        agent=encoders.acoustic(pcm),
+        agent_words=spread_words(turn, encoders.tokenizer, start_s),
+        agent_text=text,
+    )
+
+
+def encode_sentences(path: Path, args: argparse.Namespace, encoders: CodecEncoders) -> list[dict[str, Any]]:
+    """Every line of a text file, spoken; every twentieth is validation."""
+    lines = [" ".join(line.split()) for line in path.read_text("utf8").splitlines() if line.strip()]
+    conversations = []
+    for index, line in enumerate(tqdm(lines, unit="line")):
+        split = "valid" if index % VALID_EVERY == VALID_EVERY - 1 else "train"
+        turn = encode_sentence(line, args.tts, args.cache_dir, encoders)
+        conversations.append({"id": f"{path.stem}_{index:06d}", "split": split, "turns": [turn]})
+    return conversations
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True)
+    parser.add_argument("--data_dir", type=Path, help="conversation folders")
     parser.add_argument("--features", type=Path, action="append", help="repeatable; default: CODEC/features")
+    parser.add_argument("--open_text", type=Path, help="sentences to speak, one a line, instead of conversations")
+    parser.add_argument("--domain", type=Path, help="domain file: user words outside it are written as unknown words")
     parser.add_argument("--codec", type=Path, required=True)
+    parser.add_argument("--tts", default="hibari:heart", help="voice of --open_text")
+    parser.add_argument("--cache_dir", type=Path, help="where utterances of --open_text are kept between runs")
+    parser.add_argument("--name", default="", help="output files are codes_NAME0.npz, codes_NAME1.npz, ...")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
+    if (args.data_dir is None) == (args.open_text is None):
+        parser.error("give either --data_dir or --open_text")
     encoders = CodecEncoders(args.codec)
+    if args.open_text:
+        save_codes(args.output / f"codes_{args.name}0.npz", encode_sentences(args.open_text, args, encoders))
+        return
+    known = frozenset(load_domain(args.domain).words()) if args.domain else frozenset()
     cache: dict[str, np.ndarray] = {}
     for index, features in enumerate(args.features or [args.codec / "features"]):
         conversations = [
-            encode_conversation(folder, file, encoders, cache)
+            encode_conversation(folder, file, encoders, cache, known)
             for folder, file in tqdm(list(paired_folders(args.data_dir, features)), unit="conv")
         ]
-        save_codes(args.output / f"codes_{index}.npz", conversations)
+        save_codes(args.output / f"codes_{args.name}{index}.npz", conversations)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Writes ``OUTPUT/codec`` and ``OUTPUT/s2s``: graphs, tokenizer, config, and the weights they were made from (half
 precision: weights are rounded first, so graphs and weights are the same model). Nothing is left at OUTPUT unless
-streamed audio gives the same codes, logits and samples in both.
+streamed audio gives the same codes, logits and samples in both. With ``--domain`` the domain file travels with the S2S
+model, and the agent's replies become actions.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from agent.domain.domain_file import DOMAIN_FILE, read_domain_file
 from models import export, synthesis
 from models.artefacts import VERSION, open_graph
 from models.checkpoint import load_weights, read_header, save_model, write_json
@@ -142,7 +144,7 @@ def check_step(model: S2S, path: Path) -> float:
             return torch.randint(0, high, (1, 1, *shape), generator=generator)
 
         frame = FrameInput(
-            draw(2), draw(200, len(config.user_levels)), draw(config.vocabulary), draw(config.vocabulary),
+            draw(4), draw(200, len(config.user_levels)), draw(config.vocabulary), draw(config.vocabulary),
             draw(200, len(config.agent_levels)),
         )  # fmt: skip
         for name in ("mode", "user", "text", "transcript", "agent"):
@@ -238,8 +240,11 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--s2s", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--domain", type=Path, help="domain file the S2S model was trained for; default: no actions")
     parser.add_argument("--window", type=int, help="frames of context at run time; default: the trained one")
     args = parser.parse_args()
+    if args.domain:
+        read_domain_file(args.domain)  # a mistake in it is told before the work begins
     model = load_s2s(args.s2s)
     if args.window:
         model.config = dataclasses.replace(model.config, window=args.window)
@@ -252,6 +257,8 @@ def main() -> None:
         parity, acoustic = export_codec(args.codec, made / "codec", alphabet)
         provenance = portable(read_header(args.s2s, "repartee-s2s")["provenance"])
         worst = export_s2s(model, provenance, args.codec, made / "s2s", alphabet, silence_codes(acoustic))
+        if args.domain:
+            shutil.copy(args.domain, made / "s2s" / DOMAIN_FILE)
         for name in ("codec", "s2s"):
             shutil.rmtree(args.output / name, ignore_errors=True)
             (made / name).rename(args.output / name)

@@ -54,7 +54,7 @@ class Job:
 
     domain: Path
     output_dir: Path
-    tts: str = "festival:slt"
+    tts: str = "hibari:heart"
     seed: int = 0
     max_turns: int = 6
     cache_dir: Path | None = None
@@ -203,7 +203,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--num_pairs", type=int, default=1000, help="how many conversations (default: 1000)")
     add("--output_dir", type=Path, default=Path("data/conversations"), help="where they go")
     add("--codec", type=Path, help="also encode each folder with this codec")
-    add("--tts", default="festival:slt", help="the agent's voice (default: festival:slt)")
+    add("--tts", default="hibari:heart", help="the agent's voice (default: hibari:heart)")
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=2, help="processes (default: 2)")
     add("--max_turns", type=int, default=6, help="most turns of a conversation (default: 6)")

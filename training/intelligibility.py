@@ -22,9 +22,9 @@ import pocketsphinx
 import soundfile
 import soxr
 
+from agent.domain.domain_file import DomainSpec
 from models.prosody import strip_marks
 from training.domain import Domain, DomainError, load_domain
-from training.domain_file import DomainSpec
 from training.scoring import Rate, rate, word_errors
 from training.tts import SAMPLE_RATE, TtsError, synthesise
 
@@ -124,13 +124,18 @@ class Recogniser:
 
     def hear(self, pcm: np.ndarray) -> list[str]:
         """The words recognised in float32 [N] at 16 kHz; none when nothing fits."""
-        silence = np.zeros(round(PADDING_S * RECOGNISER_RATE_HZ), np.float32)
-        padded = np.concatenate([silence, np.clip(pcm, -1.0, 1.0), silence])
-        self._decoder.start_utt()
-        self._decoder.process_raw((padded * 32767).astype(np.int16).tobytes(), full_utt=True)
-        self._decoder.end_utt()
-        hypothesis = self._decoder.hyp()
-        return [] if hypothesis is None else spoken_words(hypothesis.hypstr)
+        return hear(self._decoder, pcm)
+
+
+def hear(decoder: pocketsphinx.Decoder, pcm: np.ndarray) -> list[str]:
+    """The words a decoder recognises in float32 [N] at 16 kHz; none when nothing fits."""
+    silence = np.zeros(round(PADDING_S * RECOGNISER_RATE_HZ), np.float32)
+    padded = np.concatenate([silence, np.clip(pcm, -1.0, 1.0), silence])
+    decoder.start_utt()
+    decoder.process_raw((padded * 32767).astype(np.int16).tobytes(), full_utt=True)
+    decoder.end_utt()
+    hypothesis = decoder.hyp()
+    return [] if hypothesis is None else spoken_words(hypothesis.hypstr)
 
 
 def find_pairs(folder: Path) -> list[Pair]:

@@ -1,23 +1,30 @@
 """Frame sequences for the S2S model: a dialogue as alternating listening and speaking steps.
 
 Idle time is not in the sequence, as it is not in the running agent: a user turn is its speech with some silence around
-it, a reply follows at once. Everything random about a sequence (silence kept, corrupted inputs) comes from ``rng``.
+it, a reply follows at once. A turn without recorded speech is text to be said. Written dialogues are text alone, far
+shorter than spoken ones: they teach what to answer when. Everything random about a sequence (silence kept, corrupted
+inputs) comes from ``rng``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.s2s import LISTEN, SPEAK, FrameInput, S2SConfig
+from models.s2s import LISTEN, READ, SPEAK, WRITE, FrameInput, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from training.encode_dataset import EncodedTurn
 
 IGNORE = -100
 LEAD_FRAMES = (0, 6)  # silence kept before speech
 TRAIL_FRAMES = (4, 11)  # and after it
+TYPED_SHARE = 0.08  # of disturbed training batches, see build_sequence
+MAX_GAP = 3  # steps between written words
+
+WrittenTurn = tuple[list[list[int]], list[list[int]]]
+"""Pieces of every word of the user and of the reply."""
 
 
 @dataclass(slots=True)
@@ -85,24 +92,84 @@ def speak_steps(turn: EncodedTurn, config: S2SConfig, user_groups: int) -> dict[
     }
 
 
+def written_steps(
+    words: Sequence[list[int]], mode: int, groups: tuple[int, int], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """A typed turn (READ) or a written reply (WRITE): a piece a step with gaps between words; gaps are no targets."""
+    row: list[int] = []
+    for ids in words:
+        row += [PAD] * int(rng.integers(0, MAX_GAP)) + ids
+    tokens = np.array([*row, EOS] if mode == WRITE else [*row, PAD], np.int64)
+    target = np.where(tokens == PAD, IGNORE, tokens)
+    size = len(tokens)
+    free = np.full(size, IGNORE)
+    return {
+        "mode": np.full(size, mode),
+        "user": np.zeros((size, groups[0]), np.int64),
+        "text_target": target if mode == WRITE else free,
+        "transcript_target": target if mode == READ else free,
+        "agent_target": np.full((size, groups[1]), IGNORE),
+        "turn_target": np.full((size, 2), IGNORE),
+    }
+
+
 def build_sequence(
-    turns: Sequence[EncodedTurn], config: S2SConfig, rng: np.random.Generator, corrupt: float = 0.0
+    turns: Sequence[EncodedTurn],
+    config: S2SConfig,
+    rng: np.random.Generator,
+    corrupt: float = 0.0,
+    typed_share: float = 0.0,
 ) -> FrameSequence:
     """A dialogue as teacher-forced inputs and targets.
 
     Args:
-        turns: the dialogue.
+        turns: the dialogue; a turn without user frames is text to be said.
         config: delays.
         rng: source of all randomness.
         corrupt: share of steps whose fed-back agent codes are disturbed; half of it have their transcript hidden.
+        typed_share: share of user turns that are typed instead of heard, and of replies written instead of spoken.
     """
     parts: list[dict[str, np.ndarray]] = []
+    say: list[np.ndarray] = []
     for turn in turns:
-        parts += [listen_steps(turn, config, rng), speak_steps(turn, config, turn.user.shape[1])]
+        groups = (turn.user.shape[1], turn.agent.shape[1])
+        typed, written = rng.random(2) < typed_share
+        if not len(turn.user):
+            heard = written_steps([ids for ids, _ in turn.agent_words], READ, groups, rng)
+            heard["transcript_target"] = np.where(heard["transcript_target"] == IGNORE, PAD, heard["transcript_target"])
+        elif typed and turn.user_words:
+            heard = written_steps([ids for ids, _ in turn.user_words], READ, groups, rng)
+        else:
+            heard = listen_steps(turn, config, rng)
+        if written and len(turn.user) and turn.agent_words:
+            said = written_steps([ids for ids, _ in turn.agent_words], WRITE, groups, rng)
+        else:
+            said = speak_steps(turn, config, groups[0])
+        parts += [heard, said]
+        say += [np.full(len(heard["mode"]), not len(turn.user)), np.zeros(len(said["mode"]), bool)]
+    return _teacher_forced(parts, np.concatenate(say), rng, corrupt)
+
+
+def build_written(
+    turns: Sequence[WrittenTurn], config: S2SConfig, rng: np.random.Generator, corrupt: float = 0.0
+) -> FrameSequence:
+    """A dialogue in text alone; arguments as for :func:`build_sequence`."""
+    groups = (len(config.user_levels), len(config.agent_levels))
+    parts = []
+    for user, agent in turns:
+        parts += [written_steps(user, READ, groups, rng), written_steps(agent, WRITE, groups, rng)]
+    return _teacher_forced(parts, np.zeros(sum(len(part["mode"]) for part in parts), bool), rng, corrupt)
+
+
+def _teacher_forced(
+    parts: Sequence[dict[str, np.ndarray]], say: np.ndarray, rng: np.random.Generator, corrupt: float
+) -> FrameSequence:
+    """Join steps and feed every target to the step after it; ``say`` marks text that is read to be said."""
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     mode = joined["mode"]
     size = len(mode)
-    starts = np.flatnonzero((mode == SPEAK) & (np.concatenate([[LISTEN], mode[:-1]]) == LISTEN))
+    answering = (mode == SPEAK) | (mode == WRITE)
+    starts = np.flatnonzero(answering & ~np.concatenate([[False], answering[:-1]]))
 
     def previous(target: np.ndarray, empty: int) -> np.ndarray:
         fed = np.concatenate([np.full_like(target[:1], empty), target[:-1]])
@@ -110,14 +177,16 @@ def build_sequence(
 
     text = previous(joined["text_target"], PAD)
     text[starts] = BOS
-    text[mode == LISTEN] = PAD
+    text[~answering] = np.where(say[~answering], EOS, PAD)
     transcript = previous(joined["transcript_target"], PAD)
+    joined["transcript_target"][say] = IGNORE  # nobody can know what will be asked to be said
     agent = previous(joined["agent_target"], -1)
-    agent[mode == LISTEN] = -1
+    agent[mode != SPEAK] = -1
     if corrupt:
         hit = (rng.random(size) < corrupt) & (agent[:, 0] >= 0)
         agent[hit] = agent[rng.permutation(np.flatnonzero(agent[:, 0] >= 0))[: hit.sum()]] if hit.any() else agent[hit]
-        transcript[rng.random(size) < corrupt * 0.5] = PAD
+        hidden = (rng.random(size) < corrupt * 0.5) & (mode == LISTEN)
+        transcript[hidden] = PAD
     return FrameSequence(mode=mode, user=joined["user"], text=text, transcript=transcript, agent=agent, **{
         key: joined[key] for key in ("text_target", "transcript_target", "agent_target", "turn_target")
     })  # fmt: skip
@@ -158,11 +227,22 @@ def collate(sequences: Sequence[FrameSequence]) -> Batch:
 
 
 class Batcher:
-    """Endless batches of about ``frames`` steps, of dialogues of similar length, without repeats inside an epoch."""
+    """Endless batches of about ``frames`` steps, of dialogues of similar length, without repeats inside an epoch.
+
+    ``written`` draws a written dialogue; ``written_share`` of the batches are made of them.
+    """
 
     def __init__(
-        self, dialogues: Sequence[Sequence[EncodedTurn]], config: S2SConfig, frames: int, corrupt: float, seed: int
+        self,
+        dialogues: Sequence[Sequence[EncodedTurn]],
+        config: S2SConfig,
+        frames: int,
+        corrupt: float,
+        seed: int,
+        written: Callable[[np.random.Generator], list[WrittenTurn]] | None = None,
+        written_share: float = 0.0,
     ) -> None:
+        self._written, self._written_share = written, written_share
         self._dialogues, self._config, self._frames, self._corrupt = dialogues, config, frames, corrupt
         self._seed, self._rng = seed, np.random.default_rng(seed)
         self._lengths = np.array([self._most_steps(turns, config) for turns in dialogues])
@@ -201,11 +281,26 @@ class Batcher:
 
     def next(self) -> Batch:
         """The next batch; a new epoch begins when one is used up."""
+        if self._written and self._rng.random() < self._written_share:
+            return self._written_batch()
+        typed = TYPED_SHARE if self._corrupt else 0.0
         if not self._queue:
             self._refill()
         return collate(
             [
-                build_sequence(self._dialogues[pick], self._config, self._rng, self._corrupt)
+                build_sequence(self._dialogues[pick], self._config, self._rng, self._corrupt, typed)
                 for pick in self._queue.pop()
             ]
         )
+
+    def _written_batch(self) -> Batch:
+        assert self._written is not None
+        sequences: list[FrameSequence] = []
+        total = 0
+        while total < self._frames:
+            sequence = build_written(self._written(self._rng), self._config, self._rng)
+            if len(sequence.mode) > self._config.window:
+                continue
+            sequences.append(sequence)
+            total = len(sequences) * max(len(sequence.mode) for sequence in sequences)
+        return collate(sequences)

@@ -4,6 +4,7 @@
   apart and do not make it wrong. The agent may be read from its spoken reply or from the user transcript.
 - Word errors are Levenshtein distances over words, summed over the corpus before dividing.
 - Every rate comes with a 95 % bootstrap interval over clips.
+- A spoken number is an item with the one slot `number`.
 """
 
 import re
@@ -13,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from agent.domain.understanding import normal_words
 from models.prosody import strip_marks
 from training.domain import Domain
-from training.understanding import normal_words
 
 # Benchmark labels -> the domain intents that mean the same.
 INTENT_NAMES: dict[str, frozenset[str]] = {"orderDrink": frozenset({"order", "add"})}
+NUMBER, UNKNOWN = "number", "unknown"  # intents of every domain that the evaluation knows by name
+CHANGES = frozenset({"change", "remove", "remove_last", "cancel"})
+READ_BACKS = frozenset({"read_back", "done"})
 RESAMPLES = 2000
 
 Items = Sequence[Mapping[str, str]]
@@ -49,7 +53,7 @@ class Understanding:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A share of a count with its 95 % bootstrap interval."""
+    """A share of a count, or another figure of so many clips, with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -73,18 +77,54 @@ class Rate:
 def read_transcript(domain: Domain, text: str) -> Reading:
     """What a user transcript says."""
     parsed = domain.parse_user(text)
-    return Reading(frozenset({parsed.intent}), parsed.items)
+    items = ({NUMBER: parsed.number},) if parsed.number else parsed.items
+    return Reading(frozenset({parsed.intent}), items)
 
 
 def read_reply(domain: Domain, text: str) -> Reading:
     """What an agent reply says it understood: the intents whose rules give such a reply, and the items it names."""
-    line = "".join(f"{word} " for word in normal_words(strip_marks(text)))
-    fitting = [name for name, template in domain.spec.replies.items() if _template(template).fullmatch(line)]
-    if not fitting:
+    name = reply_name(domain, text)
+    if name is None:
         return Reading(frozenset(), [])
-    best = max(fitting, key=lambda name: len(_literals(domain.spec.replies[name])))
-    intents = frozenset(rule.intent for rule in domain.spec.rules if rule.reply == best)
+    template = domain.spec.replies[name]
+    intents = frozenset(rule.intent for rule in domain.spec.rules if rule.reply == name)
+    if f"{{{NUMBER}}}" in template:
+        said = _template(template).fullmatch(_line(text))
+        return Reading(intents, ({NUMBER: said[NUMBER].strip()},) if said else ())
     return Reading(intents, domain.parse_reply(text))
+
+
+def reply_name(domain: Domain, text: str) -> str | None:
+    """The domain's reply that a text is, by its template; the most literal one of those that fit, None if none does."""
+    line = _line(text)
+    fitting = [name for name, template in domain.spec.replies.items() if _template(template).fullmatch(line)]
+    return max(fitting, key=lambda name: len(_literals(domain.spec.replies[name])), default=None)
+
+
+def orders(domain: Domain, text: str) -> bool:
+    """Whether a reply, whole or broken off, puts in an item or comes with an action; fixed wording names no item."""
+    line, name = _line(text), reply_name(domain, text)
+    if name is None:
+        fixed = [_line(reply) for reply in domain.spec.replies.values() if "{" not in reply]
+        return bool(domain.parse_reply(text)) and not any(reply.startswith(line) for reply in fixed)
+    fit = _template(domain.spec.replies[name]).fullmatch(line)
+    acts = any(rule.action is not None for rule in domain.spec.rules if rule.reply == name)
+    return acts or (fit is not None and any(domain.parse_reply(words) for words in fit.groups()))
+
+
+def reads_back_after_change(intents: Sequence[str | None]) -> bool:
+    """Whether a dialogue's turns are three to six, with a read-back or an end somewhere after a change."""
+    changes = [index for index, intent in enumerate(intents) if intent in CHANGES]
+    return 3 <= len(intents) <= 6 and bool(changes) and not READ_BACKS.isdisjoint(intents[changes[0] + 1 :])
+
+
+def is_read_back(domain: Domain, intent: str | None, reply: str) -> bool:
+    """Whether the right reply to a turn tells the whole order, or that there is none."""
+    name = reply_name(domain, reply)
+    if name is None:
+        return False
+    empty = any(r.reply == name and r.when == "empty" and r.intent == intent in READ_BACKS for r in domain.spec.rules)
+    return empty or "{order}" in domain.spec.replies[name]
 
 
 def compare(intent: str, slots: Mapping[str, str], reading: Reading) -> Understanding:
@@ -122,11 +162,18 @@ def _literals(template: str) -> list[str]:
     return normal_words(re.sub(r"\{\w+\}", " ", strip_marks(template)))
 
 
+def _line(text: str) -> str:
+    return "".join(f"{word} " for word in normal_words(strip_marks(text)))
+
+
 def _template(template: str) -> re.Pattern[str]:
-    """A reply template as a pattern over words with a space after each; a fill is one word or more."""
-    parts = re.split(r"\{\w+\}", strip_marks(template))
-    literal = ["".join(f"{word} " for word in normal_words(part)) for part in parts]
-    return re.compile(r"(?:\w+ )+?".join(literal))
+    """A reply template as a pattern over words with a space after each; a fill is one word or more, by its name."""
+    literal, *rest = re.split(r"\{(\w+)\}", strip_marks(template))
+    pattern, named = _line(literal), set()
+    for fill, literal in zip(rest[::2], rest[1::2], strict=True):
+        pattern += ("(?:" if fill in named else f"(?P<{fill}>") + r"(?:\w+ )+?)" + _line(literal)
+        named.add(fill)
+    return re.compile(pattern)
 
 
 def word_errors(reference: Sequence[str], heard: Sequence[str]) -> int:
@@ -164,6 +211,16 @@ def rate(hits: Sequence[float], of: Sequence[float] | None = None, seed: int = 0
     drawn = top[picks].sum(axis=1)[sums > 0] / sums[sums > 0]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Rate(float(top.sum() / bottom.sum()), float(low), float(high), int(bottom.sum()))
+
+
+def percentile(values: Sequence[float], share: float, seed: int = 0) -> Rate:
+    """A percentile with its bootstrap interval; `share` is 50 for the median. All zeros for no values."""
+    if not values:
+        return Rate(0.0, 0.0, 0.0, 0)
+    known = np.asarray(values, dtype=np.float64)  # [N]
+    picks = np.random.default_rng(seed).integers(0, known.size, (RESAMPLES, known.size))  # [R, N]
+    low, high = np.percentile(np.percentile(known[picks], share, axis=1), [2.5, 97.5])
+    return Rate(float(np.percentile(known, share)), float(low), float(high), known.size)
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

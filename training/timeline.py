@@ -15,9 +15,9 @@ LEAD_S = (0.3, 0.8)
 USER_GAP_S = (0.5, 0.9)  # end of the user's speech to the agent's first sound
 AGENT_GAP_S = (0.4, 1.0)
 TRAIL_S = 0.8
-PAUSE_S = (0.2, 0.7)
-PAUSE_PROBABILITY = 0.25
-PAUSE_MIN_WORDS = 6
+PAUSE_S = (0.2, 1.1)
+PAUSE_PROBABILITY = 0.35
+PAUSE_MIN_WORDS = 4
 _NOISE = 1e-4  # -80 dBFS, so that a pause is not digital zero
 
 
@@ -55,7 +55,7 @@ def insert_pause(utterance: Utterance, at_s: float, length_s: float, rng: np.ran
 
 
 def hesitate(utterance: Utterance, rng: random.Random) -> Utterance:
-    """In a quarter of utterances of more than five words, inserts one pause at a word boundary."""
+    """In a third of the utterances of more than three words, inserts one pause at a word boundary."""
     words = utterance.words
     if len(words) < PAUSE_MIN_WORDS or rng.random() >= PAUSE_PROBABILITY:
         return utterance

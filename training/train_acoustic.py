@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpoint import save_model
+from models.checkpoint import load_overlap, save_model
 from models.codec import AcousticEncoder, CodecConfig, Decoder
 from models.features import FRAME_SIZE, HOP
 from models.source_filter import synthesise
-from training.audio_data import Clip, audio_files, crop, load_clips
+from training.audio_data import Clip, crop, load_clips
+from training.held_out import training_files
 from training.losses import SpectralLoss, pitch_loss
 from training.run import Budget, Run, cosine, read_section, seed_everything
 
@@ -36,14 +37,13 @@ class Source:
 
 
 def parse_source(text: str, max_seconds: float, seed: int) -> Source:
-    """``NAME=DIR[:WEIGHT]`` (DIR may end in a glob such as ``conv/*/assistant.wav``) -> loaded source."""
+    """``NAME=DIR[:WEIGHT]`` -> loaded source; DIR may end in a glob such as ``conv/*/assistant.wav``.
+
+    Of a folder with a ``manifest.jsonl`` only the training part is taken (:func:`training_files`).
+    """
     name, _, rest = text.partition("=")
     folder, _, weight = rest.partition(":")
-    parts = Path(folder).parts
-    wild = next((index for index, part in enumerate(parts) if "*" in part), len(parts))
-    files = audio_files(Path(*parts[:wild]), "/".join(parts[wild:]) or "**/*")
-    np.random.default_rng(seed).shuffle(files)  # type: ignore[arg-type]
-    clips = load_clips(files, max_seconds)
+    clips = load_clips(training_files(folder, seed), max_seconds)
     if not clips:
         raise ValueError(f"{folder}: no clip is as long as two frames")
     return Source(name, float(weight or 1.0), clips)
@@ -93,7 +93,11 @@ def train(args: argparse.Namespace) -> None:
     config = CodecConfig(**read_section(args.config, "codec", fields))
     half = AcousticHalf(config)
     if args.init:
-        half.load_state_dict(torch.load(args.init / "trainer.pt", weights_only=True)["module"])
+        partial = [
+            *load_overlap(half.encoder, args.init, "acoustic"),
+            *load_overlap(half.decoder, args.init, "decoder"),
+        ]
+        print(f"started from {args.init}; not whole: {', '.join(partial) or 'nothing'}", flush=True)
     trained = half.decoder.parameters() if args.decoder_only else half.parameters()
     optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(0.8, 0.99), weight_decay=1e-3)
     run = Run(
@@ -147,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", action="append", required=True, help="NAME=DIR[:WEIGHT], repeatable")
     parser.add_argument("--output", type=Path, required=True, help="codec directory; a run in it is continued")
-    parser.add_argument("--init", type=Path, help="run directory to start from")
+    parser.add_argument("--init", type=Path, help="codec directory to start from; sizes may differ")
     parser.add_argument("--decoder_only", action="store_true", help="keep encoder and codes as they are")
     parser.add_argument("--max_seconds", type=float, default=3600.0, help="audio held in memory, per source")
     parser.add_argument("--batch", type=int, default=6)

@@ -2,29 +2,38 @@
 
 ``python -m training.train_s2s --data_dir data/codes --codec runs/codec --minutes 60 --workers 2 --output runs/s2s``
 
+With ``--domain``, ``--written_share`` of the batches are dialogues in text alone, drawn anew from the domain file: they
+teach the conversation's state at a fraction of the frames. A share of 1 needs no codes at all.
+
 Workers are single-threaded processes that average gradients (gloo); on a GPU use one. The run resumes from its
 directory; the learning rate follows the larger of the used share of steps, epochs and wall-clock budget.
 """
 
 import argparse
 import os
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from models.checkpoint import load_weights, read_dataclass, save_model
+from models.checkpoint import load_overlap, load_weights, read_dataclass, save_model
+from models.prosody import strip_marks
 from models.s2s import S2S, S2SConfig, agent_cross_entropy, evaluating
-from models.tokenizer import PAD, Tokenizer
+from models.tokenizer import FIRST_PIECE, PAD, Tokenizer
+from training.domain import load_domain
 from training.encode_dataset import EncodedTurn, load_codec_config, load_codes
 from training.run import Budget, Run, cosine, read_section, seed_everything
-from training.s2s_data import IGNORE, Batch, Batcher
+from training.s2s_data import IGNORE, Batch, Batcher, WrittenTurn
 
 PAD_WEIGHT = 0.3
+MAX_WRITTEN_TURNS = 8
 WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.2}
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
 
@@ -40,39 +49,49 @@ def load_s2s(directory: Path) -> S2S:
     return model
 
 
-def token_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy with PAD counting PAD_WEIGHT; targets IGNORE are left out."""
+def token_loss(head: torch.nn.Module, hidden: Tensor, target: Tensor) -> tuple[Tensor, float]:
+    """Cross-entropy with PAD counting PAD_WEIGHT, and the accuracy on all other tokens; IGNORE is left out."""
     keep = target != IGNORE
     if not bool(keep.any()):
-        return logits.sum() * 0.0
-    logits, target = logits[keep], target[keep]
+        return hidden.sum() * 0.0, float("nan")
+    logits, target = head(hidden[keep]), target[keep]  # only where they are asked for: the vocabulary is wide
     weights = torch.where(target == PAD, PAD_WEIGHT, 1.0)
-    return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / weights.sum()
+    real = target != PAD
+    right = (logits.detach()[real].argmax(-1) == target[real]).float().mean().item()
+    return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / weights.sum(), right
+
+
+def agent_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of the agent's codes, the prosody code counting PROSODY_WEIGHT."""
+    speaking = target[..., 0] != IGNORE
+    if not bool(speaking.any()):
+        return hidden.sum() * 0.0
+    loss = agent_cross_entropy(model.agent_head(hidden[speaking]), target[speaking], model.agent_fsq)
+    weights = loss.new_ones(loss.shape[-1])
+    weights[: len(model.config.agent_levels[0])] = PROSODY_WEIGHT
+    return (loss * weights).sum(-1).mean() / weights.sum()
+
+
+def turn_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of the turn logits where the user is heard."""
+    heard = target[..., 0] != IGNORE
+    if not bool(heard.any()):
+        return hidden.sum() * 0.0
+    return F.binary_cross_entropy_with_logits(model.turn_head(hidden[heard]), target[heard].float())
 
 
 def objectives(model: S2S, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The four losses of a batch, and accuracies on non-PAD targets."""
-    output = model(batch.frame, batch.padding)
-    speaking = batch.agent[..., 0] != IGNORE
-    agent = agent_cross_entropy(output.agent[speaking], batch.agent[speaking], model.agent_fsq)
-    weights = torch.ones(agent.shape[-1])
-    weights[: len(model.config.agent_levels[0])] = PROSODY_WEIGHT
-    heard = batch.turn[..., 0] != IGNORE
+    hidden = model.hidden(batch.frame, batch.padding)
+    text, text_right = token_loss(model.text_head, hidden, batch.text)
+    transcript, transcript_right = token_loss(model.transcript_head, hidden, batch.transcript)
     losses = {
-        "text": token_loss(output.text, batch.text),
-        "transcript": token_loss(output.transcript, batch.transcript),
-        "agent": (agent * weights.to(agent.device)).sum(-1).mean() / weights.sum(),
-        "turn": F.binary_cross_entropy_with_logits(output.turn[heard], batch.turn[heard].float()),
+        "text": text,
+        "transcript": transcript,
+        "agent": agent_loss(model, hidden, batch.agent),
+        "turn": turn_loss(model, hidden, batch.turn),
     }
-    scores = {}
-    with torch.no_grad():
-        for name, logits, target in (
-            ("text_acc", output.text, batch.text),
-            ("transcript_acc", output.transcript, batch.transcript),
-        ):
-            real = (target != IGNORE) & (target != PAD)
-            scores[name] = (logits[real].argmax(-1) == target[real]).float().mean().item()
-    return losses, scores
+    return losses, {"text_acc": text_right, "transcript_acc": transcript_right}
 
 
 def average_gradients(model: torch.nn.Module, world: int) -> None:
@@ -98,15 +117,61 @@ def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConf
     return {f"valid_{name}": value for name, value in totals.items()}
 
 
-def build(args: argparse.Namespace, vocabulary: int) -> S2S:
-    """The model to train: from ``--init``, or new from the codec's alphabet and ``--config``."""
-    if args.init:
-        return load_s2s(args.init)
+def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
+    """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
-    config = S2SConfig(vocabulary, codec.semantic_levels, codec.agent_levels)
+    config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels)
+    if args.init:
+        sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
+        config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
+                         agent_levels=config.agent_levels)  # fmt: skip
     allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
-    config = replace(config, **read_section(args.config, "s2s", allowed))
-    return S2S(config)
+    model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
+    if args.init:
+        partial = start_from(model, tokenizer, args.init)
+        print(f"started from {args.init}; not whole: {', '.join(partial) or 'nothing'}", flush=True)
+    return model
+
+
+def start_from(model: S2S, tokenizer: Tokenizer, directory: Path) -> list[str]:
+    """Take over weights of a model with other sizes, codes or pieces; rows of known pieces go to where they now are.
+
+    Returns:
+        Names of the tensors that were not taken whole.
+
+    Raises:
+        ArtefactError: a file of ``directory`` is missing or damaged.
+    """
+    tables = [model.text_embed.weight, model.transcript_embed.weight, model.text_head.weight, model.text_head.bias,
+              model.transcript_head.weight, model.transcript_head.bias]  # fmt: skip
+    fresh = [table.detach().clone() for table in tables]
+    partial = load_overlap(model, directory)
+    path = directory / "tokenizer.json"
+    if not path.exists() or (pieces := Tokenizer.load(path).pieces) == tokenizer.pieces:
+        return partial
+    known = {piece: FIRST_PIECE + index for index, piece in enumerate(pieces)}
+    moves = [(FIRST_PIECE + index, known[piece]) for index, piece in enumerate(tokenizer.pieces) if piece in known]
+    target, source = (torch.tensor([*range(FIRST_PIECE), *side]) for side in zip(*moves, strict=True))
+    with torch.no_grad():
+        for table, new in zip(tables, fresh, strict=True):
+            new[target] = table[source]
+            table.copy_(new)
+    return partial
+
+
+def written_dialogues(path: Path, tokenizer: Tokenizer) -> Callable[[np.random.Generator], list[WrittenTurn]]:
+    """A source of dialogues in text alone, drawn from a domain file."""
+    domain = load_domain(path)
+
+    def draw(rng: np.random.Generator) -> list[WrittenTurn]:
+        dialogue = domain.sample_dialogue(random.Random(int(rng.integers(1 << 62))), MAX_WRITTEN_TURNS)
+        return [
+            ([tokenizer.encode(word) for word in turn.user_text.split()],
+             [tokenizer.encode(word) for word in strip_marks(turn.reply).split()])
+            for turn in dialogue
+        ]  # fmt: skip
+
+    return draw
 
 
 def learning_steps(args: argparse.Namespace, batcher: Batcher, world: int) -> int:
@@ -117,7 +182,7 @@ def learning_steps(args: argparse.Namespace, batcher: Batcher, world: int) -> in
 
 
 def read_copies(data_dir: Path) -> list[dict[str, list[list[EncodedTurn]]]]:
-    """Every encoding of the data set.
+    """Every file of codes in a directory.
 
     Raises:
         ValueError: there is none.
@@ -128,14 +193,18 @@ def read_copies(data_dir: Path) -> list[dict[str, list[list[EncodedTurn]]]]:
     return copies
 
 
-def new_batcher(args: argparse.Namespace, dialogues: list[list[EncodedTurn]], config: S2SConfig, rank: int) -> Batcher:
+def new_batcher(
+    args: argparse.Namespace, dialogues: list[list[EncodedTurn]], config: S2SConfig, rank: int, tokenizer: Tokenizer
+) -> Batcher:
     """One worker's stream of batches.
 
     Raises:
         ValueError: no dialogue fits into the context.
     """
-    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank)
-    if not batcher.usable:
+    written = written_dialogues(args.domain, tokenizer) if args.domain else None
+    share = args.written_share if written else 0.0
+    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank, written, share)
+    if not batcher.usable and share < 1.0:
         raise ValueError(f"{args.data_dir}: no dialogue fits into the window of {config.window} frames")
     return batcher
 
@@ -168,10 +237,13 @@ def train(rank: int, args: argparse.Namespace) -> None:
     if world > 1:
         join_workers(rank, world, args.port)
     seed_everything(args.seed)
-    model = build(args, len(Tokenizer.load(args.codec / "tokenizer.json")))
+    tokenizer = Tokenizer.load(args.codec / "tokenizer.json")
+    model = build(args, tokenizer)
     config = model.config
-    copies = read_copies(args.data_dir)
-    batcher = new_batcher(args, [dialogue for copy in copies for dialogue in copy["train"]], config, rank)
+    copies = read_copies(args.data_dir) if args.data_dir else []
+    dialogues = [dialogue for copy in copies for dialogue in copy["train"]]
+    batcher = new_batcher(args, dialogues, config, rank, tokenizer)
+    valid = [dialogue for copy in copies for dialogue in copy["valid"]]
     optimizer = new_optimizer(model, args.lr)
     budget = Budget(learning_steps(args, batcher, world), args.minutes)
     directory = args.output / "run" if rank == 0 else args.output / f"run_{rank}"
@@ -200,13 +272,13 @@ def train(rank: int, args: argparse.Namespace) -> None:
         if rank == 0 and step % 25 == 0:
             run.log(step, {name: loss.item() for name, loss in losses.items()} | scores)
         if rank == 0 and step and step % args.validate_every == 0:
-            run.log(step, validate(model, copies[0]["valid"], config, args.frames))
+            run.log(step, validate(model, valid, config, args.frames))
         step += 1
         if control[1] and rank == 0:
             save(run, args.output, model, optimizer, step)
     if rank == 0:
         save(run, args.output, model, optimizer, step)
-        run.log(step, validate(model, copies[0]["valid"], config, args.frames))
+        run.log(step, validate(model, valid, config, args.frames))
     run.close()
     if world > 1:
         dist.barrier()
@@ -216,10 +288,12 @@ def train(rank: int, args: argparse.Namespace) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="output of training.encode_dataset")
+    parser.add_argument("--data_dir", type=Path, help="output of training.encode_dataset")
+    parser.add_argument("--domain", type=Path, help="domain file to draw written dialogues from")
+    parser.add_argument("--written_share", type=float, default=0.2, help="share of batches that are written dialogues")
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory; a run in it is continued")
-    parser.add_argument("--init", type=Path, help="checkpoint directory to start from")
+    parser.add_argument("--init", type=Path, help="model directory to start from; sizes, codes and pieces may differ")
     parser.add_argument("--config", type=Path, help="YAML with a section 's2s'")
     parser.add_argument("--epochs", type=float, default=0.0, help="0 = no limit")
     parser.add_argument("--steps", type=int, default=0, help="0 = no limit")
@@ -233,6 +307,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=29_511)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.data_dir is None and (args.domain is None or args.written_share < 1.0):
+        parser.error("without --data_dir, give --domain and --written_share 1")
     if args.workers > 1:
         spawn(train, (args,), nprocs=args.workers)
     else:

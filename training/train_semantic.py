@@ -1,9 +1,11 @@
-"""Train the codec's semantic codes on user turns: phones frame by frame, words by CTC.
+"""Train the codec's semantic codes on user turns: phones frame by frame and by CTC, words by CTC.
 
 ``python -m training.train_semantic --features data/features --minutes 20 --output runs/codec``
 
-Both objectives read the quantised values only, so whatever they need has to pass through the codes. Phones are asked
-for two frames late (they are clearer with what follows), words whenever CTC finds them.
+All objectives read the quantised values only, so whatever they need has to pass through the codes. Synthetic speech has
+exact phone times, and its phones are asked for two frames late (they are clearer with what follows); recordings of
+people have only their text, whose dictionary phones CTC places (Graves et al., 2006). With ``--domain``, words outside
+it are one unknown word.
 """
 
 import argparse
@@ -16,26 +18,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.checkpoint import load_weights, save_model
+from models.checkpoint import load_overlap, load_weights, save_model
 from models.codec import CodecConfig, SemanticEncoder
 from models.tokenizer import PAD, Tokenizer
-from training.phones import PHONES
+from training.domain import load_domain
+from training.lexicon import phones_of
+from training.phones import PHONES, SILENCE
 from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.scoring import word_errors
-from training.user_features import FRONT_END, SUB_FRAMES, UNKNOWN_PHONE, load_features
+from training.user_features import FRONT_END, SUB_FRAMES, UNKNOWN_PHONE, UserFeatures, load_features
 
 PHONE_DELAY_FRAMES = 2
-PHONE_WEIGHT = 0.6
+WEIGHTS = {"ctc": 1.0, "phone": 0.6, "spoken": 0.4}
+BLANK_PHONE = PHONES.index(SILENCE)
+PEOPLE_SHARE = 0.25  # of every batch, where there are recordings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """embedding float16 [T, 96]; phones uint8 [4 T]; words: token ids."""
+    """embedding float16 [T, 96]; phones uint8 [4 T]; words: token ids; spoken: phones without times, SIL left out."""
 
     embedding: np.ndarray
     phones: np.ndarray
     words: list[int]
     text: str
+    spoken: tuple[int, ...]
 
 
 class SemanticHeads(nn.Module):
@@ -46,11 +53,13 @@ class SemanticHeads(nn.Module):
         self.trunk = nn.Sequential(nn.Linear(dims, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
         self.words = nn.Linear(hidden, vocabulary)
         self.phones = nn.Linear(hidden, SUB_FRAMES * len(PHONES))
+        self.spoken = nn.Linear(hidden, SUB_FRAMES * len(PHONES))
 
-    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Word logits [B, T, V], phone logits [B, 4 T, P]."""
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Word logits [B, T, V], timed phone logits [B, 4 T, P], CTC phone logits [B, 4 T, P] (SIL is the blank)."""
         x = self.trunk(values)
-        return self.words(x), self.phones(x).reshape(x.shape[0], -1, len(PHONES))
+        timed, spoken = (head(x).reshape(x.shape[0], -1, len(PHONES)) for head in (self.phones, self.spoken))
+        return self.words(x), timed, spoken
 
 
 class SemanticTrainee(nn.Module):
@@ -61,34 +70,47 @@ class SemanticTrainee(nn.Module):
         self.encoder = SemanticEncoder(config, dropout=0.1)
         self.heads = SemanticHeads(self.encoder.fsq.dims, vocabulary)
 
-    def forward(self, embedding: Tensor, hard: Tensor | bool) -> tuple[Tensor, Tensor]:
-        """Embeddings [B, T, 96] -> word and phone logits; ``hard`` rows pass the quantiser."""
+    def forward(self, embedding: Tensor, hard: Tensor | bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [B, T, 96] -> logits of :class:`SemanticHeads`; ``hard`` rows pass the quantiser."""
         latents, _ = self.encoder.latents(embedding, self.encoder.context.init_state(embedding.shape[0]))
         return self.heads(self.encoder.fsq(latents, hard))
 
 
-def load_examples(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, list[Example]]:
-    """Turns by split; recordings with a word outside the tokenizer's whole words are left out (CTC has no room)."""
-    splits: dict[str, list[Example]] = {"train": [], "valid": [], "people": []}
+def spoken_phones(turn: UserFeatures) -> tuple[int, ...]:
+    """Phones of a turn in order: from its times, else from the dictionary; empty where neither knows them."""
+    if (turn.phones != UNKNOWN_PHONE).any():
+        steps = turn.phones[np.flatnonzero(np.diff(turn.phones, prepend=BLANK_PHONE))]
+        return tuple(int(phone) for phone in steps if phone not in (BLANK_PHONE, UNKNOWN_PHONE))
+    return tuple(PHONES.index(phone) for phone in phones_of(turn.text) or ())
+
+
+def load_examples(
+    folders: Sequence[Path], tokenizer: Tokenizer, known: frozenset[str] = frozenset()
+) -> dict[str, list[Example]]:
+    """Turns by split. Words that are not one piece (or not ``known``) are the unknown word, or the turn is left out."""
+    splits: dict[str, list[Example]] = {"train": [], "people_train": [], "valid": [], "people": []}
     for path in (path for folder in folders for path in sorted(folder.glob("*.npz"))):
         turns, meta = load_features(path)
         for turn in turns:
             ids = [tokenizer.encode(word) for word in turn.text.split()]
-            if any(len(pieces) != 1 for pieces, word in zip(ids, turn.text.split(), strict=True)):
-                continue
-            words = [pieces[0] for pieces in ids]
+            ids = [
+                pieces if len(pieces) == 1 and (not known or word in known) else tokenizer.unknown_word
+                for pieces, word in zip(ids, turn.text.split(), strict=True)
+            ]
             split = str(meta["split"])
-            if split == "valid" and meta["kind"] == "recording":
-                split = "people"
-            if 0 < len(words) < len(turn.embedding):
-                splits[split].append(Example(turn.embedding, turn.phones, words, turn.text))
+            if meta["kind"] == "recording":
+                split = "people" if split == "valid" else "people_train"
+            words = [piece for pieces in ids for piece in pieces]
+            if all(ids) and 0 < len(words) < len(turn.embedding):
+                splits[split].append(Example(turn.embedding, turn.phones, words, turn.text, spoken_phones(turn)))
     return splits
 
 
-def collate(
-    examples: Sequence[Example], rng: np.random.Generator | None
-) -> tuple[Tensor, Tensor, Tensor, list[list[int]]]:
-    """Padded embeddings [B, T, 96], delayed phones [B, 4 T], lengths [B], words. ``rng`` turns on time masking."""
+Collated = tuple[Tensor, Tensor, Tensor, list[list[int]], list[tuple[int, ...]]]
+
+
+def collate(examples: Sequence[Example], rng: np.random.Generator | None) -> Collated:
+    """Padded embeddings [B, T, 96], delayed phones [B, 4 T], lengths [B], words, phones. ``rng``: time masking."""
     longest = max(len(example.embedding) for example in examples)
     embedding = np.zeros((len(examples), longest, 96), np.float32)
     phones = np.full((len(examples), longest * SUB_FRAMES), UNKNOWN_PHONE, np.uint8)
@@ -109,44 +131,67 @@ def collate(
         torch.from_numpy(phones).long(),
         lengths,
         [example.words for example in examples],
+        [example.spoken for example in examples],
     )
 
 
-def objectives(
-    trainee: SemanticTrainee, batch: tuple[Tensor, Tensor, Tensor, list[list[int]]], hard: Tensor | bool
-) -> dict[str, Tensor]:
-    """Word CTC (per word) and phone cross-entropy of a batch."""
-    embedding, phones, lengths, words = batch
-    word_logits, phone_logits = trainee(embedding, hard)
-    sizes = torch.tensor([len(row) for row in words])
-    flat = torch.tensor([token for row in words for token in row])
-    log_probs = word_logits.log_softmax(-1).transpose(0, 1)
-    ctc = F.ctc_loss(log_probs, flat, lengths, sizes, blank=PAD, reduction="sum", zero_infinity=True) / len(flat)
+def ctc(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor, blank: int) -> Tensor:
+    """CTC loss per label of logits [B, T, C]; rows without labels are left out."""
+    rows = [row for row, label in enumerate(labels) if len(label)]
+    if not rows:
+        return logits.sum() * 0.0
+    sizes = torch.tensor([len(labels[row]) for row in rows])
+    flat = torch.tensor([token for row in rows for token in labels[row]])
+    log_probs = logits[rows].log_softmax(-1).transpose(0, 1)
+    loss = F.ctc_loss(log_probs, flat, lengths[rows], sizes, blank=blank, reduction="sum", zero_infinity=True)
+    return loss / len(flat)
+
+
+def objectives(trainee: SemanticTrainee, batch: Collated, hard: Tensor | bool) -> dict[str, Tensor]:
+    """Word CTC (per word), timed phone cross-entropy and phone CTC (per phone) of a batch."""
+    embedding, phones, lengths, words, spoken = batch
+    word_logits, phone_logits, spoken_logits = trainee(embedding, hard)
     known = phones != UNKNOWN_PHONE
-    phone = F.cross_entropy(phone_logits[known], phones[known]) if bool(known.any()) else ctc.new_zeros(())
-    return {"ctc": ctc, "phone": phone}
+    word_loss = ctc(word_logits, words, lengths, PAD)
+    phone = F.cross_entropy(phone_logits[known], phones[known]) if bool(known.any()) else word_loss.new_zeros(())
+    return {"ctc": word_loss, "phone": phone, "spoken": ctc(spoken_logits, spoken, lengths * SUB_FRAMES, BLANK_PHONE)}
+
+
+def collapse(labels: Tensor, blank: int) -> list[int]:
+    """Greedy CTC path [T] -> labels."""
+    return [label for label in torch.unique_consecutive(labels).tolist() if label != blank]
 
 
 @torch.no_grad()
 def evaluate(trainee: SemanticTrainee, examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, float]:
-    """Greedy word error rate, share of turns without an error and phone frame accuracy, all through hard codes."""
+    """Greedy word and phone error rates, turns without a word error, phone frame accuracy, all through hard codes."""
     trainee.eval()
-    errors = total = exact = right = frames = 0
+    errors = total = exact = right = frames = phone_errors = phone_total = 0
     for start in range(0, len(examples), 32):
         part = examples[start : start + 32]
-        embedding, phones, lengths, _ = collate(part, None)
-        word_logits, phone_logits = trainee(embedding, True)
+        embedding, phones, lengths, _, _ = collate(part, None)
+        word_logits, phone_logits, spoken_logits = trainee(embedding, True)
         known = phones != UNKNOWN_PHONE
         right += int((phone_logits.argmax(-1) == phones)[known].sum())
         frames += int(known.sum())
-        for row, length, example in zip(word_logits.argmax(-1), lengths.tolist(), part, strict=True):
-            ids = torch.unique_consecutive(row[:length]).tolist()
-            made = tokenizer.decode(token for token in ids if token != PAD).split()
-            wrong = word_errors(example.text.split(), made)
-            errors, total, exact = errors + wrong, total + len(example.text.split()), exact + (wrong == 0)
+        for row, example in enumerate(part):
+            length = int(lengths[row])
+            made = tokenizer.decode(collapse(word_logits[row, :length].argmax(-1), PAD)).split()
+            said = tokenizer.decode(example.words).split()
+            wrong = word_errors(said, made)
+            errors, total, exact = errors + wrong, total + len(said), exact + (wrong == 0)
+            heard = collapse(spoken_logits[row, : length * SUB_FRAMES].argmax(-1), BLANK_PHONE)
+            if example.spoken:
+                phone_errors += word_errors(list(map(str, example.spoken)), list(map(str, heard)))
+                phone_total += len(example.spoken)
     trainee.train()
     size = max(len(examples), 1)
-    return {"wer": errors / max(total, 1), "exact": exact / size, "phone_acc": right / max(frames, 1)}
+    return {
+        "wer": errors / max(total, 1),
+        "exact": exact / size,
+        "per": phone_errors / max(phone_total, 1),
+        "phone_acc": right / max(frames, 1),
+    }
 
 
 def log_scores(
@@ -187,10 +232,16 @@ def train(args: argparse.Namespace) -> None:
     trainee = SemanticTrainee(config, len(tokenizer))
     load_weights(trainee.encoder.front, FRONT_END)
     trainee.encoder.front.requires_grad_(False)
-    splits = load_examples(args.features, tokenizer)
+    known = frozenset(load_domain(args.domain).words()) if args.domain else frozenset()
+    splits = load_examples(args.features, tokenizer, known)
+    if not splits["train"]:  # people alone
+        splits["train"], splits["people_train"] = splits["people_train"], []
     if not splits["train"]:
         raise ValueError(f"no training turn in {', '.join(map(str, args.features))}")
     set_statistics(trainee.encoder, splits["train"])
+    if args.init:
+        partial = load_overlap(trainee.encoder, args.init, "semantic")
+        print(f"started from {args.init}; not whole: {', '.join(partial) or 'nothing'}", flush=True)
     trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=1e-2)
     run = Run(
@@ -200,20 +251,24 @@ def train(args: argparse.Namespace) -> None:
     )
     first = run.resume(trainee, optimizer)
     rng = np.random.default_rng(args.seed + first)
-    examples = splits["train"]
     deviation = trainee.encoder.std.clone()
     step = first - 1  # a finished run is continued with no steps
     for step in run.steps(first):
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = cosine(progress, args.lr)
-        batch = collate(draw(examples, args.batch, rng), rng)
+        people = round(args.batch * PEOPLE_SHARE) if splits["people_train"] else 0
+        drawn = draw(splits["train"], args.batch - people, rng)
+        drawn += draw(splits["people_train"], people, rng) if people else []
+        batch = collate(drawn, rng)
         noise = torch.randn_like(batch[0]) * deviation * args.feature_noise
-        share = 0.0 if progress < 0.05 else min(1.0, 0.5 + progress)  # first without the quantiser, then with it
+        share = (
+            0.0 if progress < 0.05 and not args.init else min(1.0, 0.5 + progress)
+        )  # first without the quantiser, then with it
         hard = torch.rand(len(batch[0]), 1, 1) < share
         losses = objectives(trainee, (batch[0] + noise, *batch[1:]), hard)
         optimizer.zero_grad(set_to_none=True)
-        (losses["ctc"] + PHONE_WEIGHT * losses["phone"]).backward()
+        torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         if step % 50 == 0:
@@ -233,6 +288,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, action="append", required=True, help="of training.user_features")
     parser.add_argument("--output", type=Path, required=True, help="codec directory (holds tokenizer.json); continued")
+    parser.add_argument("--domain", type=Path, help="domain file: words outside it are one unknown word")
+    parser.add_argument("--init", type=Path, help="codec directory to start from; sizes may differ")
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--feature_noise", type=float, default=0.2, help="noise on embeddings, in their deviations")
     parser.add_argument("--lr", type=float, default=1.5e-3)

@@ -1,7 +1,8 @@
 """Speech synthesis with exact word and phone times.
 
 A voice is named by a string: ``engine:voice?option=value&...``, such as ``espeak:en-us+f3?rate=170&pitch=45``,
-``flite:rms?stretch=1.1&f0=95`` or ``festival:slt``. Every engine returns 24 kHz mono audio, trimmed, at one loudness.
+``flite:rms?stretch=1.1&f0=95``, ``festival:slt`` or ``hibari:heart``. Every engine returns 24 kHz mono audio, trimmed,
+at one loudness.
 """
 
 from __future__ import annotations
@@ -116,9 +117,10 @@ _BUILT_IN = {
     "espeak": "training.tts_espeak",
     "flite": "training.tts_flite",
     "festival": "training.tts_festival",
+    "hibari": "training.tts_hibari",
     "openai": "training.online",
 }
-_EXPENSIVE = frozenset(("festival", "openai"))
+_EXPENSIVE = frozenset(("festival", "hibari", "openai"))
 
 
 def register(engine: str, synthesiser: Synthesiser) -> None:

@@ -204,16 +204,21 @@ def spoken_text(text: str) -> str:
 
 
 def recording_jobs(folder: Path, limit: int, seed: int) -> list[dict[str, str]]:
-    """Transcribed recordings of people from a ``manifest.jsonl`` folder; every tenth speaker or clip is validation."""
+    """Transcribed recordings of people from a ``manifest.jsonl`` folder, some of them validation.
+
+    Of more than ten speakers every tenth is held out, of three to ten the last, otherwise every tenth clip.
+    """
     rows = [row for row in read_jsonl(folder / "manifest.jsonl") if row.get("text")]
     speakers = sorted({row.get("speaker", "") for row in rows})
     held = set(speakers[::10]) if len(speakers) > 10 else set(speakers[-1:]) if len(speakers) > 2 else set()
+    clips = {row["audio"] for row in rows[::10]} if not held else set()
     np.random.default_rng(seed).shuffle(rows)  # type: ignore[arg-type]
     return [
         {
             "audio": str(folder / row["audio"]),
             "text": spoken_text(row["text"]),
-            "split": "valid" if row.get("speaker", "") in held else "train",
+            "split": "valid" if row.get("speaker", "") in held or row["audio"] in clips else "train",
+            "speaker": row.get("speaker") or "",
         }
         for row in rows[: limit or None]
     ]

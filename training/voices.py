@@ -11,7 +11,8 @@ from training.tts_espeak import ACCENTS, variants
 HELD_OUT = ("f4", "m6", "Andy", "linda", "pablo", "steph2", "klatt3", "Mike")
 """espeak-ng variants kept for the validation split, together with flite's awb."""
 
-_ESPEAK_SHARE = 0.65
+_ESPEAK_SHARE = 0.5
+_HIBARI_SHARE = 0.2  # training only: its one voice, with other speakers' pitch and size
 _FLITE_TRAIN = ("slt", "rms", "kal16")
 _FLITE_VALID = ("awb",)
 _FLITE_F0 = {"slt": (150, 225), "rms": (75, 140), "kal16": (75, 150), "awb": (95, 165)}  # Hz
@@ -41,9 +42,13 @@ def read_voices(path: Path) -> tuple[str, ...]:
 
 
 def draw_voice(rng: random.Random, split: str) -> str:
-    """Draws a user's voice: 65 % espeak-ng (variant, accent, rate, pitch, gap), else flite (stretch, pitch)."""
+    """Draws a user's voice: half espeak-ng (variant, accent, rate, pitch, gap), else flite or hibari (both varied)."""
     valid = split == "valid"
-    if rng.random() < _ESPEAK_SHARE:
+    if not valid and rng.random() < _HIBARI_SHARE:
+        size = rng.uniform(0.82, 1.2)
+        pitch = min(rng.uniform(0.85, 1.15) * size**2.2, 1.6)  # large speakers have low voices
+        return f"hibari:heart?speed={rng.uniform(0.8, 1.35):.2f}&f0={pitch:.2f}&formant={size:.2f}"
+    if rng.random() < _ESPEAK_SHARE / (1 - (0 if valid else _HIBARI_SHARE)):
         names = HELD_OUT if valid else tuple(v for v in variants() if v not in HELD_OUT)
         accent = rng.choices(ACCENTS, weights=(50, 18, 12, 10, 10))[0]
         spec = f"espeak:{accent}+{rng.choice(names)}?rate={rng.randint(130, 220)}&pitch={rng.randint(20, 80)}"

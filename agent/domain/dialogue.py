@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from training.domain_file import DomainSpec, RuleSpec
+from agent.domain.domain_file import DomainSpec, RuleSpec
 
 Item = Mapping[str, str]
 Status = Literal["open", "confirming", "placed"]

@@ -33,7 +33,7 @@ class SourceMap:
         if isinstance(node, yaml.MappingNode):
             result: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+                key = loader.construct_object(key_node)
                 self._lines[(*where, str(key))] = key_node.start_mark.line + 1
                 if not isinstance(key, str):
                     raise self.error((*where, str(key)), f"the key {key!r} must be a text: put it in quotes")
@@ -43,4 +43,4 @@ class SourceMap:
             return result
         if isinstance(node, yaml.SequenceNode):
             return [self.build(loader, item, (*where, index)) for index, item in enumerate(node.value)]
-        return loader.construct_object(node)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node)

@@ -8,17 +8,19 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent.domain.grammar import GrammarError, Node, fills_of, parse_phrase
+from agent.domain.source_map import DomainError, SourceMap, Where
 from models.errors import ProsodyTagError
 from models.prosody import strip_marks
-from training.grammar import GrammarError, Node, fills_of, parse_phrase
-from training.source_map import DomainError, SourceMap, Where
 
+DOMAIN_FILE = "domain.yaml"  # beside an exported S2S model
 USER_FILLS = frozenset({"items", "changes", "additions", "target", "drink", "option", "number"})
 REPLY_FILL = re.compile(r"\{([^{}]*)\}")
 REPLY_FILLS = frozenset({"items", "order", "changed", "target", "a_drink", "price", "option", "number"})
 When = Literal["empty", "has_items", "no_target", "confirming", "placed", "too_many"]
 Operation = Literal["add", "change", "remove", "clear", "confirm", "place", "reopen"]
 FillKind = Literal["items", "changes", "target", "drink", "option", "number"]
+ARGUMENTS = {"add": {"items"}, "change": {"index", "item"}, "remove": {"index", "item"}, "place": {"items"}}
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -92,10 +94,18 @@ class RuleSpec(_Strict):
 
 
 class ActionSpec(_Strict):
-    """What leaves the agent as a tool call."""
+    """What leaves the agent as a tool call; its arguments are those that the rule's operation has."""
 
     description: str
     arguments: list[str]
+
+
+class DisfluencySpec(_Strict):
+    """How often people hesitate: fillers between words, and beginnings said twice."""
+
+    fillers: list[str] = []
+    filler_probability: Probability = 0.0
+    restart_probability: Probability = 0.0
 
 
 class FlowSpec(_Strict):
@@ -127,6 +137,7 @@ class DomainSpec(_Strict):
     rules: list[RuleSpec]
     replies: dict[str, str]
     actions: dict[str, ActionSpec]
+    disfluency: DisfluencySpec = DisfluencySpec()
     dialogues: DialogueSpec
 
 
@@ -158,7 +169,7 @@ def read_domain_file(path: Path) -> tuple[DomainSpec, dict[str, Node]]:
         raise source.error((), f"not YAML: {exc}") from exc
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     try:
         spec = DomainSpec.model_validate(data)
     except ValidationError as exc:
@@ -174,9 +185,9 @@ def _check(spec: DomainSpec, source: SourceMap) -> dict[str, Node]:
         macros[name] = _phrase(text, macros, source, ("macros", name), frozenset())
     _check_slots(spec, source)
     _check_intents(spec, macros, source)
-    _check_rules(spec, source)
     for name, reply in spec.replies.items():
         _check_reply(reply, source, ("replies", name))
+    _check_rules(spec, source)
     _check_flows(spec, source)
     return macros
 
@@ -249,9 +260,8 @@ def _check_rules(spec: DomainSpec, source: SourceMap) -> None:
         where = ("rules", index)
         _one_of(rule.intent, list(spec.intents), source, (*where, "intent"), "intent")
         _one_of(rule.reply, list(spec.replies), source, (*where, "reply"), "reply")
-        if rule.action is not None:
-            _one_of(rule.action, list(spec.actions), source, (*where, "action"), "action")
         _check_rule_fills(spec, rule, source, where)
+        _check_rule_action(spec, rule, source, where)
         if rule.do in ("change", "remove") and not guarded.get(rule.intent, set()) & _guards(spec, rule):
             raise source.error(
                 where, f"'do: {rule.do}' needs an earlier rule of {rule.intent!r} with 'when: no_target'"
@@ -290,6 +300,23 @@ def _check_rule_fills(spec: DomainSpec, rule: RuleSpec, source: SourceMap, where
     for name in REPLY_FILL.findall(spec.replies[rule.reply]):
         if not provided.get(name, True):
             raise source.error((*where, "reply"), f"the reply holds {{{name}}}, which this rule does not provide")
+
+
+def _check_rule_action(spec: DomainSpec, rule: RuleSpec, source: SourceMap, where: Where) -> None:
+    """What the agent does is read from what it says: a reply means one action and holds what that one is told."""
+    for other in spec.rules:
+        if other.reply == rule.reply and (other.do, other.action) != (rule.do, rule.action) and rule.action:
+            raise source.error((*where, "reply"), f"another rule with the reply {rule.reply!r} does not do the same")
+    if rule.action is None:
+        return
+    _one_of(rule.action, list(spec.actions), source, (*where, "action"), "action")
+    arguments = ARGUMENTS.get(rule.do or "", set())
+    if set(spec.actions[rule.action].arguments) != arguments:
+        named = ", ".join(sorted(arguments)) or "none"
+        raise source.error(("actions", rule.action, "arguments"), f"'do: {rule.do}' has the arguments: {named}")
+    told = {"add": "{items}", "change": "{changed}"}.get(rule.do or "", "")
+    if told not in spec.replies[rule.reply]:
+        raise source.error((*where, "reply"), f"the action is read from the reply, which does not hold {told}")
 
 
 def _plain(text: str, source: SourceMap, where: Where) -> str:

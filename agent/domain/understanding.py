@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from agent.domain.dialogue import Parsed
+from agent.domain.domain_file import DomainSpec
+from agent.domain.grammar import Node, fills_of, parse_phrase, to_regex
 from models.prosody import strip_marks
-from training.dialogue import Parsed
-from training.domain_file import DomainSpec
-from training.grammar import Node, fills_of, parse_phrase, to_regex
 
 _NOT_WORD = re.compile(r"[^a-z0-9\s]+")
 _ARTICLES = frozenset({"a", "an"})
@@ -65,6 +65,7 @@ class Understanding:
             if intent.cues:
                 cues = [to_regex(parse_phrase(cue, macros)) for cue in intent.cues]
                 self._cues[name] = re.compile("|".join(c if c.startswith("^") else rf"(?<![^ ]){c}" for c in cues))
+        self._fillers = frozenset(spec.disfluency.fillers)
         numbers = spec.numbers
         self._unknown = frozenset(" ".join(normal_words(text)) for text in unknown)
         self._number_words = frozenset((*numbers.digits, *numbers.teens, *numbers.tens))
@@ -94,7 +95,7 @@ class Understanding:
 
     def parse(self, text: str) -> Parsed:
         """Intent and values of a user's turn."""
-        words = normal_words(text)
+        words = [word for word in normal_words(text) if word not in self._fillers]
         line = "".join(f"{word} " for word in words)
         if not words or line.rstrip() in self._unknown:
             return Parsed("unknown")

@@ -1,0 +1,73 @@
+"""What the agent does beside speaking: its replies become actions, for whoever carries the conversation.
+
+- The domain that a model was trained for lies beside it as ``domain.yaml``; without one the agent only speaks.
+- An action is taken when its reply is complete. A reply that was interrupted, or cut off by a limit, does nothing, even
+  when all of its words had been written: the user has not heard them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent.domain.domain_file import DOMAIN_FILE, read_domain_file
+from agent.domain.source_map import DomainError
+from agent.domain.tools import function_tools
+from agent.domain.tracker import ReplyReader, Tracker
+from agent.errors import ConfigError
+from streaming import realtime_events as events
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What the agent of one domain can do; shared by all conversations.
+
+    Attributes:
+        replies: knows which reply does what.
+        tools: the actions as function tools.
+    """
+
+    replies: ReplyReader
+    tools: list[dict[str, Any]]
+
+
+def load_actions(s2s: Path) -> Actions | None:
+    """The actions of the domain that an exported S2S model was trained for, None when no domain file lies beside it.
+
+    Raises:
+        ConfigError: the domain file is wrong; the message names file and line.
+    """
+    path = s2s / DOMAIN_FILE
+    if not path.exists():
+        return None
+    try:
+        spec, macros = read_domain_file(path)
+    except DomainError as exc:
+        raise ConfigError(str(exc)) from exc
+    return Actions(ReplyReader(spec, macros), function_tools(spec))
+
+
+class ActingEmitter:
+    """Passes a conversation's events on; adds to a complete reply what it did.
+
+    Args:
+        replies: the domain's.
+        emit: takes the events.
+    """
+
+    def __init__(self, replies: ReplyReader, emit: Callable[[events.Event], None]) -> None:
+        self._tracker = Tracker(replies)
+        self._emit = emit
+        self._text = ""
+
+    def __call__(self, event: events.Event) -> None:
+        """Take one event."""
+        match event:
+            case events.ReplyStarted():
+                self._text = ""
+            case events.ReplyText():
+                self._text += event.text
+            case events.ReplyDone(status="completed"):
+                taken = tuple(events.Action(**action) for action in self._tracker.take(self._text))
+                event = replace(event, actions=taken)
+        self._emit(event)

@@ -1,0 +1,178 @@
+"""What the agent did, read from what it said: reply texts in, actions out.
+
+- A reply is known by the template it fits; its values are found as everywhere else in the domain.
+- Only words that the domain's own wording has count: a reply that fits no template, or holds a word no item has, does
+  nothing.
+- The order is kept as said. A reply that names the whole order puts it right, silently; a change that the known order
+  has no place for causes no action.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.domain.dialogue import Item, OrderState, find_target
+from agent.domain.domain_file import REPLY_FILL, DomainSpec, Operation
+from agent.domain.grammar import Node
+from agent.domain.understanding import Understanding, normal_words
+from models.errors import ProsodyTagError
+from models.prosody import strip_marks
+
+_ITEM_FILLS = frozenset({"items", "order", "changed", "target"})
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A reply as read.
+
+    Attributes:
+        do: what its rule does to the order.
+        action: the action that goes with it.
+        items: the drinks in each fill that names drinks.
+    """
+
+    do: Operation | None
+    action: str | None
+    items: Mapping[str, tuple[Item, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    pattern: re.Pattern[str]  # over words, each followed by a space
+    fills: tuple[str, ...]
+    literal_words: int
+    do: Operation | None
+    action: str | None
+
+
+class ReplyReader:
+    """Knows the replies of one domain; shared by all conversations.
+
+    Args:
+        spec: the checked domain file.
+        macros: its macros as phrase trees.
+    """
+
+    def __init__(self, spec: DomainSpec, macros: Mapping[str, Node]) -> None:
+        self.max_items = spec.item.max_items
+        self._head = spec.item.head
+        self._understanding = Understanding(spec, macros)
+        self._item_words = _item_words(spec)
+        templates = [_template(spec, name) for name in spec.replies]
+        self._templates = sorted(templates, key=lambda template: -template.literal_words)
+
+    def read(self, text: str) -> Said | None:
+        """The reply with this text (with or without prosody marks), None when it fits no template."""
+        try:
+            line = "".join(f"{word} " for word in normal_words(strip_marks(text)))
+        except ProsodyTagError:
+            return None
+        for template in self._templates:
+            match = template.pattern.fullmatch(line)
+            if match is None:
+                continue
+            fills = {name: words for name, words in zip(template.fills, match.groups(), strict=True)}
+            items = {name: self._items(words) for name, words in fills.items() if name in _ITEM_FILLS}
+            if all(items.values()):
+                return Said(template.do, template.action, items)
+        return None
+
+    def _items(self, words: str) -> tuple[Item, ...]:
+        """The drinks a fill names, none when it holds anything else."""
+        if not self._item_words.issuperset(words.split()):
+            return ()
+        items = self._understanding.reply_items(words)
+        return tuple(items) if all(self._head in item for item in items) else ()
+
+
+class Tracker:
+    """The order of one conversation, as the agent's replies have it."""
+
+    def __init__(self, replies: ReplyReader) -> None:
+        self.state = OrderState()
+        self._replies = replies
+
+    def take(self, text: str) -> tuple[dict[str, Any], ...]:
+        """Read one complete reply.
+
+        Returns:
+            The actions it stands for, in order, as the policy makes them: ``{"name": ..., "arguments": {...}}``.
+        """
+        said = self._replies.read(text)
+        if said is None:
+            return ()
+        if said.do in (None, "confirm", "reopen", "place") and "order" in said.items:
+            self.state = replace(self.state, items=said.items["order"])
+        arguments = self._apply(said)
+        if arguments is None or said.action is None:
+            return ()
+        return ({"name": said.action, "arguments": arguments},)
+
+    def _apply(self, said: Said) -> dict[str, Any] | None:
+        """Do to the order what was said; the action's arguments, None when the order has no place for it."""
+        state = self.state
+        match said.do:
+            case "add":
+                kept = () if state.status == "placed" else state.items
+                added = said.items.get("items", ())
+                if not added or len(kept) + len(added) > self._replies.max_items:
+                    return None
+                self.state = OrderState((*kept, *added))
+                return {"items": [dict(item) for item in added]}
+            case "change":
+                new = said.items.get("changed", ())
+                if len(new) != 1 or not state.items:
+                    return None
+                index = nearest(state.items, new[0])
+                self.state = OrderState((*state.items[:index], new[0], *state.items[index + 1 :]))
+                return {"index": index, "item": dict(new[0])}
+            case "remove":
+                named = said.items.get("target") or said.items.get("changed") or (None,)
+                index = find_target(state.items, named[0])
+                if index < 0:
+                    return None
+                self.state = OrderState((*state.items[:index], *state.items[index + 1 :]))
+                return {"index": index, "item": dict(state.items[index])}
+            case "clear":
+                self.state = OrderState()
+                return {}
+            case "place":
+                if not state.items or state.status == "placed":
+                    return None
+                self.state = replace(state, status="placed")
+                return {"items": [dict(item) for item in state.items]}
+            case "confirm":
+                self.state = replace(state, status="confirming")
+            case "reopen":
+                self.state = replace(state, status="open")
+        return {}
+
+
+def nearest(items: tuple[Item, ...], changed: Item) -> int:
+    """Index of the item that ``changed`` was likely made from: the last of those that differ in the fewest slots."""
+
+    def differing(index: int) -> int:
+        item = items[index]
+        return sum(item.get(slot) != changed.get(slot) for slot in item.keys() | changed.keys())
+
+    return min(range(len(items) - 1, -1, -1), key=differing)
+
+
+def _template(spec: DomainSpec, name: str) -> _Template:
+    rules = [rule for rule in spec.rules if rule.reply == name]
+    effects = {(rule.do, rule.action) for rule in rules}
+    do, action = effects.pop() if len(effects) == 1 else (None, None)  # several: none of them has an action
+    pieces = REPLY_FILL.split(strip_marks(spec.replies[name]))
+    words = [normal_words(piece) for piece in pieces[::2]]
+    texts = [re.escape("".join(f"{word} " for word in part)) for part in words]
+    pattern = texts[0] + "".join("((?:[^ ]+ )+?)" + text for text in texts[1:])
+    return _Template(re.compile(pattern), tuple(pieces[1::2]), sum(map(len, words)), do, action)
+
+
+def _item_words(spec: DomainSpec) -> frozenset[str]:
+    """Every word that the domain's wording of items has."""
+    texts = [spec.item.with_word, spec.item.joiner, "a an"]
+    for slot in spec.slots.values():
+        texts += [*slot.values, *slot.amounts]
+    return frozenset(word for text in texts for word in normal_words(text))

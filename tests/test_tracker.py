@@ -1,0 +1,151 @@
+"""What replies do: the tracker against the domain's own policy, and against replies that went wrong."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from agent.domain.domain_file import read_domain_file
+from agent.domain.tracker import ReplyReader, Tracker, nearest
+from training.domain import load_domain
+
+COFFEE = Path(__file__).resolve().parent.parent / "configs" / "domains" / "coffee.yaml"
+LATTE = {"size": "large", "coffeeDrink": "latte", "milkAmount": "a lot of soy milk"}
+MOCHA = {"coffeeDrink": "mocha"}
+ORDER_LATTE = "Okay, a large latte with a lot of soy milk. Anything else?"
+ORDER_MOCHA = "Okay, a mocha. Anything else?"
+PLACED = "Great, your order is coming right up."
+CANCELED = "Okay, I canceled your order."
+
+
+@pytest.fixture(scope="module")
+def replies() -> ReplyReader:
+    """The coffee counter's replies."""
+    return ReplyReader(*read_domain_file(COFFEE))
+
+
+def after(replies: ReplyReader, *said: str) -> Tracker:
+    """A tracker that has heard these replies."""
+    tracker = Tracker(replies)
+    for text in said:
+        tracker.take(text)
+    return tracker
+
+
+def names(tracker: Tracker, text: str) -> list[str]:
+    return [action["name"] for action in tracker.take(text)]
+
+
+def test_a_whole_conversation(replies: ReplyReader) -> None:
+    """Order, add, change, remove, confirm and place, each with its arguments; the next order starts fresh."""
+    tracker = Tracker(replies)
+    small = LATTE | {"size": "small"}
+    for text, expected in [
+        ("Hello! What would you like?", ()),
+        (ORDER_LATTE, ({"name": "add_items", "arguments": {"items": [LATTE]}},)),
+        ("Okay, a mocha and a mocha. Anything else?", ({"name": "add_items", "arguments": {"items": [MOCHA, MOCHA]}},)),
+        (
+            "Okay, now a small latte with a lot of soy milk. Anything else?",
+            ({"name": "change_item", "arguments": {"index": 0, "item": small}},),
+        ),
+        ("Okay, no mocha. Anything else?", ({"name": "remove_item", "arguments": {"index": 2, "item": MOCHA}},)),
+        ("A mocha is five dollars.", ()),
+        ("So that is a small latte with a lot of soy milk and a mocha. Is that right?", ()),
+        (PLACED, ({"name": "place_order", "arguments": {"items": [small, MOCHA]}},)),
+        (ORDER_MOCHA, ({"name": "add_items", "arguments": {"items": [MOCHA]}},)),
+        (CANCELED, ({"name": "cancel_order", "arguments": {}},)),
+    ]:
+        assert tracker.take(text) == expected, text
+    assert tracker.state.items == ()
+
+
+def test_it_agrees_with_the_policy(replies: ReplyReader) -> None:
+    """Over drawn dialogues the replies alone give the policy's actions; rarely one leaves open which drink it means."""
+    domain, rng = load_domain(COFFEE), random.Random(5)
+    wrong = total = 0
+    for _ in range(600):
+        tracker = Tracker(replies)
+        for turn in domain.sample_dialogue(rng):
+            taken = tracker.take(turn.reply)
+            assert [a["name"] for a in taken] == [a["name"] for a in turn.actions], turn.reply
+            wrong += taken != turn.actions
+            total += 1
+            assert len(tracker.state.items) == len(turn.state.items)
+    assert total > 1_000
+    assert wrong <= 0.003 * total
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Okay, a large latte with a lot of soy milk. Any",
+        "Okay, now. Anything else?",
+        "Okay, not latte. Anything else?",
+        "Okay, a large with soy milk. Anything else?",
+        "Okay, a pizza. Anything else?",
+        "Okay, <loud>a latte. Anything else?",
+        "There is no latte in your order.",
+        "We have americano, cappuccino, espresso, latte, mocha, iced mocha, and coffee: house, drip or iced.",
+        PLACED,
+        "Okay, now a latte. Anything else?",
+        "Okay, no latte. Anything else?",
+    ],
+)
+def test_replies_that_do_nothing(replies: ReplyReader, text: str) -> None:
+    """Half a reply, a drink that is none, a change without an order: no action, and the order stays empty."""
+    tracker = Tracker(replies)
+    assert tracker.take(text) == ()
+    assert tracker.state.items == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "You ordered a mocha.",
+        "So that is a mocha. Is that right?",
+        "So that is <emph>a mocha. Is that right<pitch_rising>?",
+    ],
+)
+def test_naming_the_whole_order_puts_it_right(replies: ReplyReader, text: str) -> None:
+    """What was missed or misread is corrected without an action, and is what gets placed."""
+    tracker = after(replies, ORDER_LATTE)
+    assert tracker.take(text) == ()
+    assert tracker.take(PLACED) == ({"name": "place_order", "arguments": {"items": [MOCHA]}},)
+
+
+def test_an_order_is_placed_once(replies: ReplyReader) -> None:
+    """A second "coming right up" sends nothing again, also when the order was read back in between."""
+    tracker = after(replies, ORDER_LATTE, PLACED)
+    assert names(tracker, PLACED) == []
+    assert names(tracker, "You ordered a large latte with a lot of soy milk.") == []
+    assert names(tracker, PLACED) == []
+    assert names(tracker, ORDER_MOCHA) == ["add_items"]
+    assert tracker.take(PLACED)[0]["arguments"] == {"items": [MOCHA]}
+
+
+def test_the_order_is_bounded(replies: ReplyReader) -> None:
+    """More drinks than the domain allows are not added."""
+    tracker = after(replies, *[ORDER_MOCHA] * replies.max_items)
+    assert names(tracker, ORDER_MOCHA) == []
+    assert len(tracker.state.items) == replies.max_items
+
+
+def test_values_with_missing_words_still_count(replies: ReplyReader) -> None:
+    """A slip inside an amount leaves the drink as it was understood."""
+    (action,) = Tracker(replies).take("Okay, a latte with a lot soy milk. Anything else?")
+    assert action["arguments"]["items"] == [{"coffeeDrink": "latte", "milkAmount": "soy milk"}]
+
+
+@pytest.mark.parametrize(
+    ("items", "changed", "index"),
+    [
+        ([LATTE, MOCHA], LATTE | {"size": "small"}, 0),
+        ([LATTE, MOCHA], MOCHA | {"size": "small"}, 1),
+        ([LATTE, MOCHA], LATTE | {"coffeeDrink": "espresso"}, 0),
+        ([MOCHA, MOCHA], MOCHA | {"size": "small"}, 1),
+    ],
+)
+def test_the_changed_item_is_the_nearest(items: list[dict[str, str]], changed: dict[str, str], index: int) -> None:
+    """The item that differs least, the last one when several do."""
+    assert nearest(tuple(items), changed) == index

@@ -1,0 +1,183 @@
+"""What of a data set a codec is trained on, and clips to evaluate it with that its training did not hear.
+
+- A folder with ``manifest.jsonl``: the validation clips of :func:`training.user_features.recording_jobs`.
+- Conversations (``conv_*/meta.json``, or a pattern such as ``DIR/*/user.wav``): what one side, the agent's if none is
+  named, says in conversations of the split ``valid``; each sentence once.
+- Any other folder or pattern of audio; ``NAME.txt`` beside ``NAME.wav`` is its text.
+- Clips that the codec's own record says it was trained on are left out.
+- Where a rule leaves nothing, it is not applied, and the set says so.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.checkpoint import read_header
+from models.features import SAMPLE_RATE
+from training.audio_data import files_within, read_audio, source_files
+from training.conversation import read_conversation
+from training.user_features import recording_jobs
+
+MIN_S = 0.5
+SEED = 0
+SIDES = ("assistant", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One clip: float32 [N] at 24 kHz, and its text where known."""
+
+    name: str
+    pcm: np.ndarray
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSet:
+    """The clips of one data set and how they were chosen."""
+
+    name: str
+    chosen: str
+    samples: list[Sample]
+
+
+def training_files(where: str, seed: int) -> list[Path]:
+    """Files of a folder or pattern in the order in which codec training reads them, until it holds enough.
+
+    Of a folder with a ``manifest.jsonl``, the training part only.
+
+    Raises:
+        ValueError: there are none.
+    """
+    folder = Path(where)
+    if (folder / "manifest.jsonl").is_file():
+        files = [Path(row["audio"]) for row in recording_jobs(folder, 0, seed) if row["split"] == "train"]
+    else:
+        files = source_files(where)
+    np.random.default_rng(seed).shuffle(files)  # type: ignore[arg-type]
+    return files
+
+
+def find_samples(where: str, limit: int, codec: Path | None = None) -> SampleSet:
+    """The first ``limit`` held-out clips of ``[NAME=]PATH``, see the module's docstring.
+
+    Args:
+        where: a folder or a pattern, with a name for tables or without.
+        limit: how many clips at most.
+        codec: the directory of the codec whose record of training is asked; None holds out by rule only.
+
+    Raises:
+        ValueError: nothing usable is there, or a file cannot be read; the message names it.
+    """
+    name, named, path = where.partition("=")
+    if not named or "/" in name:
+        name, path = "", where
+    folder = Path(path)
+    conversations = list(_conversation_tracks(path))
+    if conversations:
+        chosen, clips = _from_conversations(conversations)
+    else:
+        chosen, texts = _candidates(folder, path)
+        trained = heard_files(codec, folder) if codec else set()
+        new = [file for file in texts if file not in trained]
+        if len(new) < len(texts):
+            chosen += f", {len(texts) - len(new)} trained-on clips left out" if new else ", ALL heard in training"
+        files = new or list(texts)
+        np.random.default_rng(SEED).shuffle(files)  # type: ignore[arg-type]
+        clips = (Sample(file.stem, read_audio(file), texts[file]) for file in files)
+    long_enough = (sample for sample in clips if len(sample.pcm) >= MIN_S * SAMPLE_RATE)
+    samples = list(islice(long_enough, limit))
+    if not samples:
+        raise ValueError(f"{path}: no clip lasts {MIN_S} s")
+    return SampleSet(name or folder.name, chosen, samples)
+
+
+def _candidates(folder: Path, path: str) -> tuple[str, Mapping[Path, str | None]]:
+    """How they were chosen, and the text of each file that may be taken."""
+    manifest = folder / "manifest.jsonl"
+    if not manifest.is_file():
+        files = source_files(path)
+        return "all clips", {file: _text_beside(file) for file in files}
+    try:
+        jobs = recording_jobs(folder, 0, SEED)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"{manifest}: a line is no object with 'audio' ({exc!r})") from exc
+    valid = [job for job in jobs if job["split"] == "valid"]
+    chosen = f"{len(valid)} validation clips" if valid else "all clips with a text"
+    return chosen, {Path(job["audio"]): job["text"] for job in valid or jobs}
+
+
+def _text_beside(file: Path) -> str | None:
+    text = file.with_suffix(".txt")
+    return text.read_text("utf8") if text.is_file() else None
+
+
+def _conversation_tracks(path: str) -> Iterator[Path]:
+    """Recordings of one side of conversations; none when the path holds something else."""
+    if "*" not in path:
+        yield from (meta.with_name("assistant.wav") for meta in sorted(Path(path).glob("conv_*/meta.json")))
+        return
+    for file in source_files(path):
+        if file.stem in SIDES and file.with_name("meta.json").is_file():
+            yield file
+
+
+def _from_conversations(tracks: Sequence[Path]) -> tuple[str, Iterator[Sample]]:
+    read = [(track, read_conversation(track.parent)) for track in tracks]
+    valid = [(track, conversation) for track, conversation in read if conversation.split == "valid"]
+
+    def samples() -> Iterator[Sample]:
+        said: set[str] = set()
+        for track, conversation in valid or read:
+            pcm = read_audio(track)
+            for number, turn in enumerate(conversation.turns):
+                side = turn.user if track.stem == "user" else turn.assistant
+                if side.text not in said:
+                    said.add(side.text)
+                    begin, end = (
+                        None if time is None else round(time * SAMPLE_RATE) for time in (side.start_s, side.end_s)
+                    )
+                    yield Sample(f"{conversation.id}_{number}", pcm[begin:end], side.text)
+
+    chosen = f"sentences of {len(valid)} validation conversations" if valid else "sentences, ALL of split train"
+    return chosen, samples()
+
+
+def heard_files(codec: Path, folder: Path) -> set[Path]:
+    """Files below ``folder`` that the codec's record says its acoustic part or its decoder was trained on.
+
+    Raises:
+        ArtefactError: the record is missing or cannot be read.
+        ValueError: audio cannot be read; the message names the file.
+    """
+    heard: set[Path] = set()
+    for part in ("acoustic", "decoder"):
+        record = read_header(codec, "repartee-codec", part).get("provenance", {})
+        for below in _sources_in(record, folder):
+            try:
+                order = training_files(str(folder / below), int(record.get("seed", SEED)))
+            except ValueError:  # that part of the data set is not here
+                continue
+            heard.update(files_within(order, float(record.get("max_seconds", "inf"))))
+    return heard
+
+
+def _sources_in(record: Mapping[str, Any], folder: Path) -> Iterator[Path]:
+    """Training sources inside a folder, relative to it; known by the end of its path, for records hold no machine's."""
+    try:
+        sources = ast.literal_eval(str(record.get("audio", "[]")))
+    except (ValueError, SyntaxError):
+        return
+    here = folder.resolve().parts
+    for text in sources:
+        parts = Path(text.partition("=")[2].partition(":")[0]).parts
+        for stop in range(1, len(parts) + 1):
+            shared = min(stop, len(here))
+            if parts[stop - shared : stop] == here[-shared:]:
+                yield Path(*parts[stop:])
+                break

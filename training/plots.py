@@ -1,0 +1,67 @@
+"""Pictures of an evaluation, drawn without a display."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from training.scoring import Rate
+
+SIZE_INCHES = (6.4, 4.2)
+
+
+def plot_understood(curves: Mapping[str, Sequence[tuple[float, Rate]]], clean: Mapping[str, Rate], path: Path) -> None:
+    """Shares over the signal-to-noise ratio, with their intervals; dotted lines are the shares without noise.
+
+    Args:
+        curves: Name of a share -> its (ratio in dB, figure).
+        clean: Name of a share -> its figure without noise.
+        path: Where the picture goes.
+    """
+    figure, axes = pyplot.subplots(figsize=SIZE_INCHES)
+    for name, points in curves.items():
+        ordered = sorted(points, key=lambda point: point[0])
+        ratios, values = [ratio for ratio, _ in ordered], [value.value for _, value in ordered]
+        below = [value.value - value.low for _, value in ordered]
+        above = [value.high - value.value for _, value in ordered]
+        line = axes.errorbar(ratios, values, yerr=[below, above], marker="o", capsize=3, label=name)
+        if name in clean:
+            axes.axhline(clean[name].value, linestyle=":", color=line.lines[0].get_color())
+    axes.set(xlabel="signal-to-noise ratio (dB)", ylabel="share of orders", ylim=(0.0, 1.02))
+    _finish(figure, axes, path)
+
+
+def plot_endpoints(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Cut-ins over the median delay: one mark a setting, a colour a family; the first row is the daemon's own.
+
+    Args:
+        rows: As `training.endpoints.Endpoints.to_json` gives them.
+        path: Where the picture goes.
+    """
+    figure, axes = pyplot.subplots(figsize=SIZE_INCHES)
+    families: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        family = f"{row['detector']} alone" if row["threshold"] > 1.0 else f"model at {row['threshold']:g}"
+        families.setdefault(family, []).append((row["median_ms"]["value"], row["cut_ins"]["value"]))
+    for family, points in families.items():
+        delays, cut_ins = zip(*sorted(points), strict=True)
+        axes.plot(delays, cut_ins, marker="s" if "alone" in family else ".", label=family)
+    if rows:
+        own = rows[0]
+        axes.plot(own["median_ms"]["value"], own["cut_ins"]["value"], "k*", markersize=12, label="the daemon")
+    axes.set(xlabel="median delay after the end of speech (ms)", ylabel="share of speakers cut off", ylim=(-0.01, None))
+    _finish(figure, axes, path)
+
+
+def _finish(figure: Any, axes: Any, path: Path) -> None:
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
