@@ -29,13 +29,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8765)")
     parser.add_argument("--no-audio", action="store_true", help="do not use the microphone and the speaker")
     parser.add_argument("--input", type=Path, metavar="F", help="answer this recording and exit; needs --output")
+    parser.add_argument("--say", metavar="TEXT", help="say this text and exit; needs --output")
     parser.add_argument("--output", type=Path, metavar="F", help="where the spoken answer goes (24 kHz mono WAV)")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="single settings, such as vad.silence_duration_ms=400"
     )
     args = parser.parse_intermixed_args(argv)
-    if (args.input is None) != (args.output is None):
-        parser.error("--input and --output belong together")
+    if args.input is not None and args.say is not None:
+        parser.error("--input and --say exclude each other")
+    if (args.input is None and args.say is None) != (args.output is None):
+        parser.error("--output belongs to --input or --say")
     return args
 
 
@@ -51,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.input is not None:
             return _answer_file(args)
+        if args.say is not None:
+            return _say(args)
         return _serve(args)
     except (AgentError, ModelError) as exc:
         print(f"run_agent.py: {exc}", file=sys.stderr)
@@ -103,6 +108,14 @@ def _answer_file(args: argparse.Namespace) -> int:
         return 0
 
     return asyncio.run(run())
+
+
+def _say(args: argparse.Namespace) -> int:
+    from agent.local import say, write_audio
+    from models.runtime import Engine
+
+    write_audio(args.output, say(Engine.load(*_artefacts(args)), args.say))
+    return 0
 
 
 def _config_path(args: argparse.Namespace) -> Path | None:

@@ -2,7 +2,8 @@
 
 - The domain that a model was trained for lies beside it as ``domain.yaml``; without one the agent only speaks.
 - An action is taken when its reply is complete. A reply that was interrupted, or cut off by a limit, does nothing, even
-  when all of its words had been written: the user has not heard them.
+  when all of its words had been written: the user has not heard them. What is done is done: a reply that is truncated
+  after its end is not taken back.
 """
 
 from collections.abc import Callable

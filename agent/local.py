@@ -1,4 +1,4 @@
-"""Talking without a socket: through this machine's microphone and speaker, or from one sound file into another."""
+"""Talking without a socket: through microphone and speaker, or from one text or sound file into another."""
 
 import asyncio
 import json
@@ -19,6 +19,8 @@ from agent.errors import InputError
 from agent.mind import ReplyConfig
 from agent.turn import TurnConfig
 from agent.worker import Worker
+from models.errors import ModelError
+from models.runtime import Engine, Mode
 from streaming import realtime_events as events
 from streaming.audio_io import AudioConfig, AudioIO, open_default
 from streaming.errors import AudioUnavailable
@@ -137,7 +139,26 @@ async def _move_audio(
             continue
 
 
-# --- one file ---------------------------------------------------------------------------------------------------------
+# --- one text, one file -----------------------------------------------------------------------------------------------
+
+
+def say(engine: Engine, text: str) -> np.ndarray:
+    """A text in the agent's voice, float32 [n] at 24 kHz.
+
+    Raises:
+        InputError: the text cannot be spoken; the message says why.
+    """
+    state = engine.new_state()
+    try:
+        engine.read(text, state, say=True)
+    except (ValueError, ModelError) as exc:
+        raise InputError(str(exc)) from exc
+    frames: list[np.ndarray] = []
+    while True:
+        out = engine.step(None, state, Mode.SPEAK)
+        frames += [] if out.pcm is None else [out.pcm]
+        if out.done:
+            return np.concatenate(frames)
 
 
 @dataclass(slots=True)

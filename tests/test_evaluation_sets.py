@@ -62,9 +62,7 @@ def test_noise_of_a_recording_is_the_same_at_every_ratio() -> None:
 def test_digits_are_of_held_out_people(tmp_path: Path) -> None:
     """Of four people one is held out, and the number is the label."""
     names, people = ["zero", "one", "two"], ["ann", "bob", "cat", "dan"]
-    rows = [
-        {"audio": f"{who}{n}.wav", "text": n, "speaker": who} for who in ("ann", "bob", "cat", "dan") for n in names
-    ]
+    rows = [{"audio": f"{who}{n}.wav", "text": n, "speaker": who} for who in people for n in names]
     found = digits(folder_of(tmp_path / "d", rows))
     assert {recording.name[:3] for recording in found} == {"dan"}
     assert {recording.turns[0].text for recording in found} == set(names)

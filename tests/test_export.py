@@ -115,7 +115,7 @@ def test_a_refused_export_leaves_nothing(checkpoints: Path, tmp_path: Path, monk
 def test_the_domain_travels_with_the_model(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path
 ) -> None:
-    """The domain file ends up beside the S2S model, byte for byte; a wrong one is refused before anything is written."""
+    """The domain file ends up beside the S2S model as it is; a wrong one is refused before anything is written."""
     monkeypatch.setattr(export, "check_step", lambda *_: 0.0)
     monkeypatch.setattr(export, "check_codec", lambda *_: {})
     for name in ("export_semantic", "export_acoustic", "export_decoder", "export_step"):
@@ -129,7 +129,7 @@ def test_the_domain_travels_with_the_model(
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("version: 7\n")
     arguments[-1] = tmp_path / "others"
-    with pytest.raises(DomainError, match="wrong.yaml"):
+    with pytest.raises(DomainError, match=r"wrong\.yaml:\d+"):
         run_main(export.main, *arguments, "--domain", wrong)
     assert not (tmp_path / "others").exists()
 

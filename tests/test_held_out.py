@@ -63,7 +63,7 @@ def test_clips_in_the_codecs_record_are_left_out(tmp_path: Path) -> None:
         plain = find_samples(str(folder / "audio"), 99, codec)
         heard = {path.stem for path in training_files(str(folder / "audio"), 0)[:4]}
         assert {sample.name for sample in plain.samples} == {f"{index:03d}" for index in range(20)} - heard
-        assert plain.chosen == "all clips, 4 trained-on clips left out"
+        assert plain.chosen == "all clips, 4 trained-on left out"
     other = _codec(tmp_path / "other", "two/audio", 3.5)
     assert len(find_samples(str(folder / "audio"), 99, other).samples) == 20
 
@@ -87,7 +87,19 @@ def test_conversations_give_each_sentence_of_the_validation_split_once(tmp_path:
     assert sorted(str(sample.text) for sample in users.samples) == ["user 1", "user 2"]
     assert {len(sample.pcm) for sample in users.samples} == {19_200}
     only_train = find_samples(f"agent={folder}/conv_0/assistant.wa*", 99)
-    assert "ALL of split train" in only_train.chosen
+    assert only_train.chosen == "conversations of split train"
+
+
+def test_heard_conversations_are_left_out(tmp_path: Path) -> None:
+    """Training on sound reads conversations of every split; those it read are no evidence."""
+    folder = _conversations(tmp_path / "talks")
+    read = training_files(f"{folder}/*/assistant.wav", 0)
+    codec = _codec(tmp_path / "codec", "talks/*/assistant.wav", 4.0)  # two tracks
+    chosen = find_samples(f"agent={folder}", 99, codec)
+    unheard = {"conv_1", "conv_2"} - {path.parent.name for path in read[:2]}
+    assert unheard
+    assert {sample.name.rpartition("_")[0] for sample in chosen.samples} == unheard
+    assert "ALL heard" in find_samples(str(folder), 99, _codec(tmp_path / "all", "talks/*/assistant.wav", 99)).chosen
 
 
 def test_plain_folders_take_their_texts_along(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import random
 from pathlib import Path
 
@@ -87,3 +88,19 @@ def test_folder_without_pairs_is_an_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(100, np.float32), 24_000)
     with pytest.raises(IntelligibilityError, match=r"a\.wav: its text"):
         find_pairs(tmp_path)
+
+
+def test_any_text_is_spoken_and_heard(tiny_models: Path, tmp_path: Path) -> None:
+    """A model says the lines of a file, its teacher too; the recogniser knows English without a grammar."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a large milk\nwith a large milk\n", "utf8")
+    models = ["--codec", tiny_models / "models" / "codec", "--s2s", tiny_models / "models" / "s2s"]
+    where = ["--agent", tmp_path / "agent", "--teacher", tmp_path / "teacher", "--json", tmp_path / "out.json"]
+    flags = ["--say", lines, *models, *where, "--open", "--voice", "hibari:heart"]
+    assert main([str(flag) for flag in flags]) == 0
+    report = json.loads((tmp_path / "out.json").read_text("utf8"))
+    assert report["texts"] == 2
+    assert report["teacher"]["word_error_rate"]["value"] < 0.5
+    assert [clip["text"] for clip in report["agent"]["clips"]] == ["a large milk", "with a large milk"]
+    lines.write_text("fine\n<whisper>not fine\n", "utf8")
+    assert main([str(flag) for flag in flags]) == 2

@@ -22,6 +22,7 @@ ALSO_ALLOWED = {
     ("training/evaluate_agent.py", "agent"),
     ("training/engine_pool.py", "agent"),
     ("training/suite.py", "agent"),
+    ("training/intelligibility.py", "agent"),
     ("training/endpoints.py", "agent"),
     ("training/endpoints.py", "streaming"),
 }

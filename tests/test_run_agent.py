@@ -104,7 +104,17 @@ def test_a_port_in_use(fake_engine: FakeEngine, capsys: pytest.CaptureFixture[st
     assert f"port {port} on 127.0.0.1 is already in use" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--input", "a.wav"], ["--output", "a.wav"], ["--nonsense"], ["--port", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--input", "a.wav"],
+        ["--output", "a.wav"],
+        ["--say", "hello"],
+        ["--say", "hello", "--input", "a.wav", "--output", "b.wav"],
+        ["--nonsense"],
+        ["--port", "x"],
+    ],
+)
 def test_wrong_flags(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong flags exit with 2 and the usage."""
     with pytest.raises(SystemExit) as caught:
@@ -238,3 +248,19 @@ def test_signals_stop_it_cleanly(repo_root: Path, number: signal.Signals) -> Non
     assert process.returncode == 0, "".join(seen) + rest
     assert "Traceback" not in rest
     assert "stopped" in rest
+
+
+# --- one text in ------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_said(tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It becomes a sound file; a text that cannot be spoken is one sentence and exit code 2."""
+    folder, output = tiny_models / "models", tmp_path / "said.wav"
+    models = ["--codec", str(folder / "codec"), "--s2s", str(folder / "s2s")]
+    assert run_agent.main([*models, "--say", "a large latte", "--output", str(output)]) == 0
+    info = soundfile.info(output)
+    assert (info.samplerate, info.channels) == (24_000, 1)
+    assert info.frames >= 1920
+    assert run_agent.main([*models, "--say", "<whisper>hello", "--output", str(tmp_path / "b.wav")]) == 2
+    assert "<whisper>" in sentence(capsys)
+    assert not (tmp_path / "b.wav").exists()

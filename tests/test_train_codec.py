@@ -10,7 +10,6 @@ import torch
 
 from models.checkpoint import load_weights
 from models.codec import AcousticEncoder, Decoder, SemanticEncoder
-from models.tokenizer import UNKNOWN_WORD, Tokenizer
 from tests.tiny import CODEC, run_main, speech_like, tokenizer
 from training import train_acoustic, train_semantic
 from training.audio_data import make_clip
@@ -99,7 +98,7 @@ def test_semantic_half_learns_its_words(data: Path) -> None:
 
 
 def test_examples_are_split_by_kind(data: Path, tmp_path: Path) -> None:
-    """People, and people who are held out, are sets of their own; a spelled word is one unknown word."""
+    """People, and people who are held out, are sets of their own; of a spelled word only the phones are asked for."""
     pieces = tokenizer()
     splits = load_examples([data / "features"], pieces)
     sizes = {name: len(part) for name, part in splits.items()}
@@ -107,11 +106,10 @@ def test_examples_are_split_by_kind(data: Path, tmp_path: Path) -> None:
     odd = UserFeatures(np.zeros((20, 96), np.float16), np.zeros(80, np.uint8), "large zebra", 0.0, 9.0, [])
     save_features(tmp_path / "odd.npz", [odd], {"split": "train", "kind": "recording"})
     (example,) = load_examples([tmp_path], pieces)["people_train"]
-    assert example.words == [*pieces.encode("large"), *pieces.unknown_word]
-    (example,) = load_examples([tmp_path], pieces, frozenset({"zebra"}))["people_train"]
-    assert example.words == pieces.unknown_word * 2
-    old = Tokenizer([piece for piece in pieces.pieces if piece != UNKNOWN_WORD])
-    assert load_examples([tmp_path], old)["people_train"] == []
+    assert example.words == []
+    assert example.spoken
+    (example,) = load_examples([tmp_path], pieces, frozenset({"large"}))["people_train"]
+    assert example.words == []
 
 
 def test_phones_come_from_times_or_from_the_dictionary() -> None:

@@ -140,7 +140,9 @@ def test_training_starts_from_other_sizes_and_pieces(tmp_path: Path) -> None:
         torch.testing.assert_close(new.transcript_embed.weight[now], old.transcript_embed.weight[before])
     (hot,) = pieces.encode("hot")
     assert not any(torch.equal(new.text_head.weight[hot], row) for row in old.text_head.weight)
-    torch.testing.assert_close(new.user_embed[0].weight[:, :8], old.user_embed[0].weight)
+    torch.testing.assert_close(
+        new.get_parameter("user_embed.0.weight")[:, :8], old.get_parameter("user_embed.0.weight")
+    )
 
 
 def test_written_dialogues_come_from_the_domain(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What came back for each spoken turn, how it is scored, and the report over all of them."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -238,6 +239,8 @@ def to_json(value: Any) -> Any:
     """The report as plain JSON values."""
     if isinstance(value, Rate):
         return value.to_json()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_json(dataclasses.asdict(value))
     if isinstance(value, Mapping):
         return {str(key): to_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

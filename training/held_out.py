@@ -5,7 +5,7 @@
   named, says in conversations of the split ``valid``; each sentence once.
 - Any other folder or pattern of audio; ``NAME.txt`` beside ``NAME.wav`` is its text.
 - Clips that the codec's own record says it was trained on are left out.
-- Where a rule leaves nothing, it is not applied, and the set says so.
+- Where a rule leaves nothing, it is not applied, and the description of the set says so.
 """
 
 import ast
@@ -20,7 +20,7 @@ import numpy as np
 from models.checkpoint import read_header
 from models.features import SAMPLE_RATE
 from training.audio_data import files_within, read_audio, source_files
-from training.conversation import read_conversation
+from training.conversation import AssistantTurn, UserTurn, read_conversation
 from training.user_features import recording_jobs
 
 MIN_S = 0.5
@@ -77,39 +77,76 @@ def find_samples(where: str, limit: int, codec: Path | None = None) -> SampleSet
     name, named, path = where.partition("=")
     if not named or "/" in name:
         name, path = "", where
-    folder = Path(path)
-    conversations = list(_conversation_tracks(path))
-    if conversations:
-        chosen, clips = _from_conversations(conversations)
-    else:
-        chosen, texts = _candidates(folder, path)
-        trained = heard_files(codec, folder) if codec else set()
-        new = [file for file in texts if file not in trained]
-        if len(new) < len(texts):
-            chosen += f", {len(texts) - len(new)} trained-on clips left out" if new else ", ALL heard in training"
-        files = new or list(texts)
-        np.random.default_rng(SEED).shuffle(files)  # type: ignore[arg-type]
-        clips = (Sample(file.stem, read_audio(file), texts[file]) for file in files)
-    long_enough = (sample for sample in clips if len(sample.pcm) >= MIN_S * SAMPLE_RATE)
-    samples = list(islice(long_enough, limit))
+    root, candidates = _candidates(path)
+    heard = heard_files(codec, root) if codec else set()
+    new = [file for file in candidates.texts if file not in heard]
+    files = new or list(candidates.texts)
+    chosen, left = candidates.chosen, len(candidates.texts) - len(new)
+    if left:
+        chosen += f", {left} trained-on left out" if new else ", ALL heard in training"
+    np.random.default_rng(SEED).shuffle(files)  # type: ignore[arg-type]
+    samples = list(islice(_read(files, candidates), limit))
     if not samples:
         raise ValueError(f"{path}: no clip lasts {MIN_S} s")
-    return SampleSet(name or folder.name, chosen, samples)
+    return SampleSet(name or root.name, chosen, samples)
 
 
-def _candidates(folder: Path, path: str) -> tuple[str, Mapping[Path, str | None]]:
-    """How they were chosen, and the text of each file that may be taken."""
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Files that may be taken with their texts; in ``turns``, a track's sentences with their times."""
+
+    chosen: str
+    texts: Mapping[Path, str | None]
+    turns: Mapping[Path, Sequence[UserTurn | AssistantTurn]]
+
+
+def _candidates(path: str) -> tuple[Path, _Candidates]:
+    """The data set's folder and what of it is held out by rule."""
+    tracks = list(_conversation_tracks(path))
+    if tracks:
+        return tracks[0].parents[1], _conversation_candidates(tracks)
+    folder = Path(path)
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
-        files = source_files(path)
-        return "all clips", {file: _text_beside(file) for file in files}
+        return folder, _Candidates("all clips", {file: _text_beside(file) for file in source_files(path)}, {})
     try:
         jobs = recording_jobs(folder, 0, SEED)
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"{manifest}: a line is no object with 'audio' ({exc!r})") from exc
     valid = [job for job in jobs if job["split"] == "valid"]
     chosen = f"{len(valid)} validation clips" if valid else "all clips with a text"
-    return chosen, {Path(job["audio"]): job["text"] for job in valid or jobs}
+    return folder, _Candidates(chosen, {Path(job["audio"]): job["text"] for job in valid or jobs}, {})
+
+
+def _conversation_candidates(tracks: Sequence[Path]) -> _Candidates:
+    read = {track: read_conversation(track.parent) for track in tracks}
+    valid = [track for track, conversation in read.items() if conversation.split == "valid"]
+    chosen = f"{len(valid)} validation conversations" if valid else "conversations of split train"
+    turns = {
+        track: [turn.user if track.stem == "user" else turn.assistant for turn in read[track].turns]
+        for track in valid or tracks
+    }
+    return _Candidates(chosen, dict.fromkeys(turns), turns)
+
+
+def _read(files: Sequence[Path], candidates: _Candidates) -> Iterator[Sample]:
+    """The clips of the files that are long enough; of conversations, each sentence once."""
+    said: set[str] = set()
+    for file in files:
+        pcm = read_audio(file)
+        parts = [(file.stem, pcm, candidates.texts[file])]
+        if file in candidates.turns:
+            parts = [
+                (f"{file.parent.name}_{number}", pcm[_sample(turn.start_s) : _sample(turn.end_s)], turn.text)
+                for number, turn in enumerate(candidates.turns[file])
+                if turn.text not in said
+            ]
+            said.update(turn.text for turn in candidates.turns[file])
+        yield from (Sample(*part) for part in parts if len(part[1]) >= MIN_S * SAMPLE_RATE)
+
+
+def _sample(time_s: float | None) -> int | None:
+    return None if time_s is None else round(time_s * SAMPLE_RATE)
 
 
 def _text_beside(file: Path) -> str | None:
@@ -125,27 +162,6 @@ def _conversation_tracks(path: str) -> Iterator[Path]:
     for file in source_files(path):
         if file.stem in SIDES and file.with_name("meta.json").is_file():
             yield file
-
-
-def _from_conversations(tracks: Sequence[Path]) -> tuple[str, Iterator[Sample]]:
-    read = [(track, read_conversation(track.parent)) for track in tracks]
-    valid = [(track, conversation) for track, conversation in read if conversation.split == "valid"]
-
-    def samples() -> Iterator[Sample]:
-        said: set[str] = set()
-        for track, conversation in valid or read:
-            pcm = read_audio(track)
-            for number, turn in enumerate(conversation.turns):
-                side = turn.user if track.stem == "user" else turn.assistant
-                if side.text not in said:
-                    said.add(side.text)
-                    begin, end = (
-                        None if time is None else round(time * SAMPLE_RATE) for time in (side.start_s, side.end_s)
-                    )
-                    yield Sample(f"{conversation.id}_{number}", pcm[begin:end], side.text)
-
-    chosen = f"sentences of {len(valid)} validation conversations" if valid else "sentences, ALL of split train"
-    return chosen, samples()
 
 
 def heard_files(codec: Path, folder: Path) -> set[Path]:

@@ -5,7 +5,9 @@
 - A folder holds pairs `NAME.wav` + `NAME.txt`: audio, and the words that were meant.
 - PocketSphinx listens, with a grammar of every reply the domain can give. The grammar helps it, so the figure says
   something beside the teacher's only.
-- `--voice festival:slt` speaks the agent's texts into the teacher folder first, where they are not there yet.
+- `--voice hibari:heart` speaks the agent's texts into the teacher folder first, where they are not there yet.
+- `--say FILE` first lets the model speak the lines of a text file into the agent's folder (text in, speech out). Any
+  text has no grammar: `--open` listens with PocketSphinx's own language model of general English.
 """
 
 import argparse
@@ -23,13 +25,18 @@ import soundfile
 import soxr
 
 from agent.domain.domain_file import DomainSpec
+from agent.errors import InputError
+from agent.local import say
+from models.errors import ModelError
 from models.prosody import strip_marks
+from models.runtime import Engine
 from training.domain import Domain, DomainError, load_domain
 from training.scoring import Rate, rate, word_errors
 from training.tts import SAMPLE_RATE, TtsError, synthesise
 
 RECOGNISER_RATE_HZ = 16_000
 PADDING_S = 0.3
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "pretrained" / "coffee-en"
 _WORD = re.compile(r"[a-z']+")
 _FILL = re.compile(r"\{(\w+)\}")
 
@@ -100,17 +107,20 @@ def grammar_words(grammar: str) -> list[str]:
 
 
 class Recogniser:
-    """PocketSphinx with its US English model and one grammar.
+    """PocketSphinx with its US English model and one grammar, or with its own language model.
 
     Args:
-        grammar: JSGF text.
+        grammar: JSGF text; None for any English text.
         pronunciations: word -> ARPAbet phones, for words that the dictionary lacks.
 
     Raises:
         IntelligibilityError: Words of the grammar have no pronunciation; the message names them.
     """
 
-    def __init__(self, grammar: str, pronunciations: Mapping[str, str] | None = None) -> None:
+    def __init__(self, grammar: str | None, pronunciations: Mapping[str, str] | None = None) -> None:
+        if grammar is None:
+            self._decoder = pocketsphinx.Decoder(samprate=float(RECOGNISER_RATE_HZ), loglevel="FATAL")
+            return
         self._decoder = pocketsphinx.Decoder(samprate=float(RECOGNISER_RATE_HZ), lm=None, loglevel="FATAL")
         for word, phones in (pronunciations or {}).items():
             self._decoder.add_word(word, phones, False)
@@ -190,6 +200,29 @@ def speak_teacher(pairs: Sequence[Pair], folder: Path, voice: str) -> None:
             text.write_text(pair.text, encoding="utf-8")
 
 
+def speak_agent(path: Path, folder: Path, codec: Path, s2s: Path) -> None:
+    """Let a model say every line of a text file into `folder`, as pairs.
+
+    Raises:
+        IntelligibilityError: The text file cannot be read, or a line cannot be spoken.
+        ArtefactError: A model cannot be loaded.
+    """
+    try:
+        lines = [line for line in path.read_text("utf8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise IntelligibilityError(f"{path}: {exc}") from exc
+    engine = Engine.load(codec, s2s)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, line in enumerate(lines):
+        try:
+            pcm = say(engine, line)
+        except InputError as exc:
+            raise IntelligibilityError(f"{path}:{index + 1}: {exc}") from exc
+        wav = folder / f"line_{index + 1:04d}.wav"
+        soundfile.write(wav, pcm, SAMPLE_RATE)
+        wav.with_suffix(".txt").write_text(line, encoding="utf-8")
+
+
 def compare_voices(domain: Domain, args: argparse.Namespace) -> dict[str, Any]:
     """Both voices on the texts that both have.
 
@@ -198,7 +231,9 @@ def compare_voices(domain: Domain, args: argparse.Namespace) -> dict[str, Any]:
         TtsError: The teacher's voice cannot speak.
     """
     pronunciations = dict(entry.split("=", 1) for entry in args.pronounce)
-    recogniser = Recogniser(replies_grammar(domain.spec), pronunciations)
+    recogniser = Recogniser(None if args.open else replies_grammar(domain.spec), pronunciations)
+    if args.say:
+        speak_agent(args.say, args.agent, args.codec, args.s2s)
     agent = find_pairs(args.agent)
     if args.voice:
         speak_teacher(agent, args.teacher, args.voice)
@@ -226,7 +261,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--agent", type=Path, required=True, metavar="DIR", help="the agent's audio and texts")
     parser.add_argument("--teacher", type=Path, required=True, metavar="DIR", help="the teacher voice's, same names")
     parser.add_argument("--domain", default="coffee", help="a name in configs/domains, or a path")
-    parser.add_argument("--voice", help="speak missing teacher audio with this voice, e.g. festival:slt")
+    parser.add_argument("--voice", help="speak missing teacher audio with this voice, e.g. hibari:heart")
+    parser.add_argument("--say", type=Path, metavar="FILE", help="text file for the model to speak, a line a clip")
+    parser.add_argument(
+        "--codec", type=Path, default=SHIPPED / "codec", help="model of --say (default: the shipped one)"
+    )
+    parser.add_argument("--s2s", type=Path, default=SHIPPED / "s2s")
+    parser.add_argument("--open", action="store_true", help="any English text instead of the domain's replies")
     parser.add_argument("--pronounce", type=_pronunciation, action="append", default=[], metavar="WORD=PHONES")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and every clip here")
     return parser.parse_args(argv)
@@ -242,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         report = compare_voices(load_domain(domain_path(args.domain)), args)
-    except (IntelligibilityError, DomainError, TtsError) as exc:
+    except (IntelligibilityError, DomainError, TtsError, ModelError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
     if args.json:

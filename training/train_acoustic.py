@@ -85,12 +85,8 @@ def draw_batch(sources: list[Source], size: int, frames: int, rng: np.random.Gen
     return [torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True)]
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train until the budget is used up, then write the codec's acoustic and decoder parts."""
-    seed_everything(args.seed)
-    torch.set_num_threads(args.threads)
-    fields = [field.name for field in dataclasses.fields(CodecConfig)]
-    config = CodecConfig(**read_section(args.config, "codec", fields))
+def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
+    """Both modules, new or from ``--init``."""
     half = AcousticHalf(config)
     if args.init:
         partial = [
@@ -98,6 +94,16 @@ def train(args: argparse.Namespace) -> None:
             *load_overlap(half.decoder, args.init, "decoder"),
         ]
         print(f"started from {args.init}; not whole: {', '.join(partial) or 'nothing'}", flush=True)
+    return half
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train until the budget is used up, then write the codec's acoustic and decoder parts."""
+    seed_everything(args.seed)
+    torch.set_num_threads(args.threads)
+    fields = [field.name for field in dataclasses.fields(CodecConfig)]
+    config = CodecConfig(**read_section(args.config, "codec", fields))
+    half = build(args, config)
     trained = half.decoder.parameters() if args.decoder_only else half.parameters()
     optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(0.8, 0.99), weight_decay=1e-3)
     run = Run(

@@ -181,16 +181,16 @@ def learning_steps(args: argparse.Namespace, batcher: Batcher, world: int) -> in
     return min(limits) if limits else 0
 
 
-def read_copies(data_dir: Path) -> list[dict[str, list[list[EncodedTurn]]]]:
-    """Every file of codes in a directory.
+def read_dialogues(data_dir: Path) -> dict[str, list[list[EncodedTurn]]]:
+    """All dialogues of a directory's codes, by split.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none.
     """
-    copies = [load_codes(path) for path in sorted(data_dir.glob("codes_*.npz"))]
-    if not copies:
+    files = [load_codes(path) for path in sorted(data_dir.glob("codes_*.npz"))]
+    if not files:
         raise ValueError(f"{data_dir}: no codes_*.npz: run training.encode_dataset first")
-    return copies
+    return {split: [dialogue for file in files for dialogue in file[split]] for split in ("train", "valid")}
 
 
 def new_batcher(
@@ -240,10 +240,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
     tokenizer = Tokenizer.load(args.codec / "tokenizer.json")
     model = build(args, tokenizer)
     config = model.config
-    copies = read_copies(args.data_dir) if args.data_dir else []
-    dialogues = [dialogue for copy in copies for dialogue in copy["train"]]
-    batcher = new_batcher(args, dialogues, config, rank, tokenizer)
-    valid = [dialogue for copy in copies for dialogue in copy["valid"]]
+    splits = read_dialogues(args.data_dir) if args.data_dir else {"train": [], "valid": []}
+    batcher = new_batcher(args, splits["train"], config, rank, tokenizer)
     optimizer = new_optimizer(model, args.lr)
     budget = Budget(learning_steps(args, batcher, world), args.minutes)
     directory = args.output / "run" if rank == 0 else args.output / f"run_{rank}"
@@ -251,9 +249,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
     run.resume_from(args.output / "run")
     step = run.resume(model, optimizer)
     batcher.restart(step)
-    control = torch.zeros(2)  # progress and "a checkpoint is due", decided by worker 0
     while True:
-        control[0], control[1] = budget.progress(step), float(run.due)
+        control = torch.tensor([budget.progress(step), float(run.due)])  # decided by worker 0
         if world > 1:
             dist.broadcast(control, 0)
         if control[0] >= 1.0:
@@ -272,13 +269,13 @@ def train(rank: int, args: argparse.Namespace) -> None:
         if rank == 0 and step % 25 == 0:
             run.log(step, {name: loss.item() for name, loss in losses.items()} | scores)
         if rank == 0 and step and step % args.validate_every == 0:
-            run.log(step, validate(model, valid, config, args.frames))
+            run.log(step, validate(model, splits["valid"], config, args.frames))
         step += 1
         if control[1] and rank == 0:
             save(run, args.output, model, optimizer, step)
     if rank == 0:
         save(run, args.output, model, optimizer, step)
-        run.log(step, validate(model, valid, config, args.frames))
+        run.log(step, validate(model, splits["valid"], config, args.frames))
     run.close()
     if world > 1:
         dist.barrier()

@@ -4,11 +4,12 @@
 
 All objectives read the quantised values only, so whatever they need has to pass through the codes. Synthetic speech has
 exact phone times, and its phones are asked for two frames late (they are clearer with what follows); recordings of
-people have only their text, whose dictionary phones CTC places (Graves et al., 2006). With ``--domain``, words outside
-it are one unknown word.
+people have only their text, whose dictionary phones CTC places (Graves et al., 2006). Words are asked for where all of
+them are whole pieces and, with ``--domain``, words of the domain.
 """
 
 import argparse
+import bisect
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from training.user_features import FRONT_END, SUB_FRAMES, UNKNOWN_PHONE, UserFea
 
 PHONE_DELAY_FRAMES = 2
 WEIGHTS = {"ctc": 1.0, "phone": 0.6, "spoken": 0.4}
+CONFIG_FIELDS = [field.name for field in dataclasses.fields(CodecConfig)]
 BLANK_PHONE = PHONES.index(SILENCE)
 PEOPLE_SHARE = 0.25  # of every batch, where there are recordings
 
@@ -87,22 +89,20 @@ def spoken_phones(turn: UserFeatures) -> tuple[int, ...]:
 def load_examples(
     folders: Sequence[Path], tokenizer: Tokenizer, known: frozenset[str] = frozenset()
 ) -> dict[str, list[Example]]:
-    """Turns by split. Words that are not one piece (or not ``known``) are the unknown word, or the turn is left out."""
+    """Turns by split. Where a word is not one piece, or not ``known``, only the phones are asked for."""
     splits: dict[str, list[Example]] = {"train": [], "people_train": [], "valid": [], "people": []}
     for path in (path for folder in folders for path in sorted(folder.glob("*.npz"))):
         turns, meta = load_features(path)
         for turn in turns:
             ids = [tokenizer.encode(word) for word in turn.text.split()]
-            ids = [
-                pieces if len(pieces) == 1 and (not known or word in known) else tokenizer.unknown_word
-                for pieces, word in zip(ids, turn.text.split(), strict=True)
-            ]
+            usable = all(len(pieces) == 1 for pieces in ids) and (not known or known.issuperset(turn.text.split()))
             split = str(meta["split"])
             if meta["kind"] == "recording":
                 split = "people" if split == "valid" else "people_train"
-            words = [piece for pieces in ids for piece in pieces]
-            if all(ids) and 0 < len(words) < len(turn.embedding):
-                splits[split].append(Example(turn.embedding, turn.phones, words, turn.text, spoken_phones(turn)))
+            words = [piece for pieces in ids for piece in pieces] if usable else []
+            spoken = spoken_phones(turn)
+            if (words or spoken) and len(words) < len(turn.embedding):
+                splits[split].append(Example(turn.embedding, turn.phones, words, turn.text, spoken))
     return splits
 
 
@@ -166,7 +166,7 @@ def collapse(labels: Tensor, blank: int) -> list[int]:
 def evaluate(trainee: SemanticTrainee, examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, float]:
     """Greedy word and phone error rates, turns without a word error, phone frame accuracy, all through hard codes."""
     trainee.eval()
-    errors = total = exact = right = frames = phone_errors = phone_total = 0
+    errors = total = exact = turns = right = frames = phone_errors = phone_total = 0
     for start in range(0, len(examples), 32):
         part = examples[start : start + 32]
         embedding, phones, lengths, _, _ = collate(part, None)
@@ -177,18 +177,18 @@ def evaluate(trainee: SemanticTrainee, examples: Sequence[Example], tokenizer: T
         for row, example in enumerate(part):
             length = int(lengths[row])
             made = tokenizer.decode(collapse(word_logits[row, :length].argmax(-1), PAD)).split()
-            said = tokenizer.decode(example.words).split()
-            wrong = word_errors(said, made)
-            errors, total, exact = errors + wrong, total + len(said), exact + (wrong == 0)
+            if example.words:
+                said = tokenizer.decode(example.words).split()
+                wrong = word_errors(said, made)
+                errors, total, exact, turns = errors + wrong, total + len(said), exact + (wrong == 0), turns + 1
             heard = collapse(spoken_logits[row, : length * SUB_FRAMES].argmax(-1), BLANK_PHONE)
             if example.spoken:
                 phone_errors += word_errors(list(map(str, example.spoken)), list(map(str, heard)))
                 phone_total += len(example.spoken)
     trainee.train()
-    size = max(len(examples), 1)
     return {
         "wer": errors / max(total, 1),
-        "exact": exact / size,
+        "exact": exact / max(turns, 1),
         "per": phone_errors / max(phone_total, 1),
         "phone_acc": right / max(frames, 1),
     }
@@ -222,22 +222,50 @@ def draw(examples: Sequence[Example], size: int, rng: np.random.Generator) -> li
     return [examples[index] for index in pool[start : start + size]]
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train until the budget is used up, then write the codec's semantic part."""
-    seed_everything(args.seed)
-    torch.set_num_threads(args.threads)
-    tokenizer = Tokenizer.load(args.output / "tokenizer.json")
-    fields = [field.name for field in dataclasses.fields(CodecConfig)]
-    config = CodecConfig(**read_section(args.config, "codec", fields))
-    trainee = SemanticTrainee(config, len(tokenizer))
-    load_weights(trainee.encoder.front, FRONT_END)
-    trainee.encoder.front.requires_grad_(False)
+def longest(examples: Sequence[Example]) -> int:
+    """Frames of the longest example."""
+    return max(len(example.embedding) for example in examples)
+
+
+def draw_up_to(frames: int, examples: Sequence[Example], size: int, rng: np.random.Generator) -> list[Example]:
+    """Examples, sorted by length, that do not make a batch of ``frames`` longer; the shortest ones where none is."""
+    fitting = bisect.bisect_right(examples, frames, key=lambda example: len(example.embedding))
+    return [examples[index] for index in rng.integers(max(fitting, min(size, len(examples))), size=size)]
+
+
+def draw_mixed(splits: dict[str, list[Example]], size: int, rng: np.random.Generator) -> list[Example]:
+    """A batch of synthetic turns and, where there are any, PEOPLE_SHARE recordings of people."""
+    people = round(size * PEOPLE_SHARE) if splits["people_train"] else 0
+    drawn = draw(splits["train"], size - people, rng)
+    return drawn + (draw_up_to(longest(drawn), splits["people_train"], people, rng) if people else [])
+
+
+def read_splits(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str, list[Example]]:
+    """:func:`load_examples` as the command line asks for; people sorted by length.
+
+    Raises:
+        ValueError: there is nothing to train on.
+    """
     known = frozenset(load_domain(args.domain).words()) if args.domain else frozenset()
     splits = load_examples(args.features, tokenizer, known)
     if not splits["train"]:  # people alone
         splits["train"], splits["people_train"] = splits["people_train"], []
     if not splits["train"]:
         raise ValueError(f"no training turn in {', '.join(map(str, args.features))}")
+    splits["people_train"].sort(key=lambda example: len(example.embedding))
+    return splits
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train until the budget is used up, then write the codec's semantic part."""
+    seed_everything(args.seed)
+    torch.set_num_threads(args.threads)
+    tokenizer = Tokenizer.load(args.output / "tokenizer.json")
+    config = CodecConfig(**read_section(args.config, "codec", CONFIG_FIELDS))
+    trainee = SemanticTrainee(config, len(tokenizer))
+    load_weights(trainee.encoder.front, FRONT_END)
+    trainee.encoder.front.requires_grad_(False)
+    splits = read_splits(args, tokenizer)
     set_statistics(trainee.encoder, splits["train"])
     if args.init:
         partial = load_overlap(trainee.encoder, args.init, "semantic")
@@ -257,10 +285,7 @@ def train(args: argparse.Namespace) -> None:
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = cosine(progress, args.lr)
-        people = round(args.batch * PEOPLE_SHARE) if splits["people_train"] else 0
-        drawn = draw(splits["train"], args.batch - people, rng)
-        drawn += draw(splits["people_train"], people, rng) if people else []
-        batch = collate(drawn, rng)
+        batch = collate(draw_mixed(splits, args.batch, rng), rng)
         noise = torch.randn_like(batch[0]) * deviation * args.feature_noise
         share = (
             0.0 if progress < 0.05 and not args.init else min(1.0, 0.5 + progress)
@@ -288,7 +313,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, action="append", required=True, help="of training.user_features")
     parser.add_argument("--output", type=Path, required=True, help="codec directory (holds tokenizer.json); continued")
-    parser.add_argument("--domain", type=Path, help="domain file: words outside it are one unknown word")
+    parser.add_argument("--domain", type=Path, help="domain file: other words are heard as phones only")
     parser.add_argument("--init", type=Path, help="codec directory to start from; sizes may differ")
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--feature_noise", type=float, default=0.2, help="noise on embeddings, in their deviations")

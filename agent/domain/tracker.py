@@ -72,7 +72,7 @@ class ReplyReader:
             match = template.pattern.fullmatch(line)
             if match is None:
                 continue
-            fills = {name: words for name, words in zip(template.fills, match.groups(), strict=True)}
+            fills = dict(zip(template.fills, match.groups(), strict=True))
             items = {name: self._items(words) for name, words in fills.items() if name in _ITEM_FILLS}
             if all(items.values()):
                 return Said(template.do, template.action, items)
