@@ -138,7 +138,9 @@ class Domain:
         for step in steps[:max_turns]:
             text, parsed = self.sample_turn(rng.choice(step.split("|")), state, rng)
             reply, state, actions = self.answer(state, parsed)
-            text = disfluent(text, self.spec.disfluency, rng)
+            spoken = disfluent(text, self.spec.disfluency, rng)
+            # "a medium a medium roast" would mean something else
+            text = spoken if spoken == text or self.parse_user(spoken) == self.parse_user(text) else text
             dialogue.append(DialogueTurn(text, parsed.intent, parsed.slots(), reply, state, actions))
         return dialogue
 

@@ -239,7 +239,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=int, default=12, metavar="N", help="clips of each data set")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and every clip here")
-    parser.add_argument("--words", action="store_true", help="count an independent recogniser's word errors too")
+    parser.add_argument("--words", action="store_true", help="count an independent recogniser's word errors too (slow)")
     parser.add_argument("--dnsmos", action="store_true", help="predict opinions too; needs the package speechmos")
     args = parser.parse_args(argv)
     if args.limit < 1:

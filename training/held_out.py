@@ -136,12 +136,12 @@ def _read(files: Sequence[Path], candidates: _Candidates) -> Iterator[Sample]:
         pcm = read_audio(file)
         parts = [(file.stem, pcm, candidates.texts[file])]
         if file in candidates.turns:
+            turns = {turn.text: turn for turn in candidates.turns[file] if turn.text not in said}
+            said.update(turns)
             parts = [
                 (f"{file.parent.name}_{number}", pcm[_sample(turn.start_s) : _sample(turn.end_s)], turn.text)
-                for number, turn in enumerate(candidates.turns[file])
-                if turn.text not in said
+                for number, turn in enumerate(turns.values())
             ]
-            said.update(turn.text for turn in candidates.turns[file])
         yield from (Sample(*part) for part in parts if len(part[1]) >= MIN_S * SAMPLE_RATE)
 
 
