@@ -8,7 +8,7 @@ import pytest
 
 from agent.domain.grammar import GrammarError, parse_phrase, speak, to_regex
 from models.prosody import strip_marks
-from training.domain import Domain, DomainError, OrderState, load_domain, disfluent
+from training.domain import Domain, DomainError, OrderState, disfluent, load_domain
 
 COFFEE = Path(__file__).resolve().parent.parent / "configs" / "domains" / "coffee.yaml"
 LATTE = {"size": "large", "coffeeDrink": "latte", "milkAmount": "a lot of soy milk"}

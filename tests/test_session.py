@@ -43,7 +43,7 @@ async def serving(
             turns,
             replies,
             limits or SessionLimits(),
-            **({"clock": clock} if clock else {}),
+            clock or time.monotonic,
         )
         task = asyncio.create_task(session.run())
         try:
