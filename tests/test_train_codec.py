@@ -220,12 +220,14 @@ def test_gain_changes_sound_and_analysis_alike() -> None:
 def test_stages_get_their_flags(tmp_path: Path) -> None:
     """Tokenizer and features first, then both halves with the same budget."""
     args = argparse.Namespace(
-        config=Path("c.yaml"), noise_dir=Path("noise"), rooms_dir=None, domain=None, recordings=[Path("people")],
-        output=tmp_path, data_dir=Path("data"), audio=["human=speech:0.2"], minutes=3.0, steps=5, workers=1,
+        config=Path("c.yaml"), noise_dir=Path("noise"), rooms_dir=None, domain=Path("d.yaml"), recordings=[Path("people")],
+        open_text=[Path("t.txt")], output=tmp_path, data_dir=Path("data"), audio=["human=speech:0.2"], minutes=3.0, steps=5, workers=1,
     )  # fmt: skip
     first, together = stage_commands(args)
     assert [command[0] for command in first] == ["training.train_tokenizer", "training.user_features"]
     assert [command[0] for command in together] == ["training.train_semantic", "training.train_acoustic"]
+    assert first[0][-4:] == ["--domain", "d.yaml", "--open_text", "t.txt"]
+    assert together[0][together[0].index("--domain") + 1] == "d.yaml"
     assert "--noise_dir" in first[1]
     assert "--rooms_dir" not in first[1]
     assert "--audio=human=speech:0.2" in together[1]

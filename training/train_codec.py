@@ -27,11 +27,12 @@ def stage_commands(args: argparse.Namespace) -> tuple[list[list[str]], list[list
         for flag in (f"--{name}", str(getattr(args, name)))
     ]
     domain = ["--domain", str(args.domain)] if args.domain else []
+    open_text = [flag for path in args.open_text for flag in ("--open_text", str(path))]
     people = [flag for folder in args.recordings for flag in ("--recordings", str(folder))]
     features = str(args.output / "features")
     tokenizer = str(args.output / "tokenizer.json")
     first = [
-        ["training.train_tokenizer", "--data_dir", str(args.data_dir), "--output", tokenizer, *domain],
+        ["training.train_tokenizer", "--data_dir", str(args.data_dir), "--output", tokenizer, *domain, *open_text],
         ["training.user_features", "--data_dir", str(args.data_dir), "--output", features, *augmentation, *people,
          "--workers", str(args.workers)],
     ]  # fmt: skip
@@ -39,7 +40,7 @@ def stage_commands(args: argparse.Namespace) -> tuple[list[list[str]], list[list
     others = [f"--audio={text}" for text in args.audio]
     budget = ["--minutes", str(args.minutes), "--steps", str(args.steps), "--output", str(args.output), *config]
     side_by_side = [
-        ["training.train_semantic", "--features", features, *budget],
+        ["training.train_semantic", "--features", features, *domain, *budget],
         ["training.train_acoustic", *agent, *others, *budget],
     ]
     return first, side_by_side
@@ -80,6 +81,9 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, required=True, help="conversation folders")
     parser.add_argument("--output", type=Path, required=True, help="codec directory; runs in it are continued")
     parser.add_argument("--domain", type=Path, help="domain file whose words are all kept")
+    parser.add_argument(
+        "--open_text", type=Path, action="append", default=[], help="sentences to learn word parts from"
+    )
     parser.add_argument("--config", type=Path, help="YAML with a section 'codec'")
     parser.add_argument(
         "--audio", action="append", default=[], help="more sound for the acoustic half: NAME=DIR[:WEIGHT]"
