@@ -1,5 +1,6 @@
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from training.intelligibility import (
     grammar_words,
     main,
     measure,
+    opinions,
     replies_grammar,
     spoken_words,
 )
@@ -104,3 +106,22 @@ def test_any_text_is_spoken_and_heard(tiny_models: Path, tmp_path: Path) -> None
     assert [clip["text"] for clip in report["agent"]["clips"]] == ["a large milk", "with a large milk"]
     lines.write_text("fine\n<whisper>not fine\n", "utf8")
     assert main([str(flag) for flag in flags]) == 2
+
+
+def test_opinions_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is optional; without it the message says what to install."""
+    monkeypatch.setitem(sys.modules, "speechmos", None)
+    with pytest.raises(IntelligibilityError, match="speechmos"):
+        opinions([])
+
+
+def test_opinions_prefer_speech_to_noise(tmp_path: Path) -> None:
+    """Where the package is there: a clean voice is thought better of than the same voice in noise."""
+    pytest.importorskip("speechmos")
+    clean = synthesise(TEXT, "hibari:heart").pcm
+    noisy = clean + np.random.default_rng(0).normal(0, 0.05, len(clean)).astype(np.float32)
+    overall = []
+    for name, pcm in (("clean", clean), ("noisy", noisy)):
+        soundfile.write(tmp_path / f"{name}.wav", pcm, 24_000)
+        overall.append(opinions([Pair(name, tmp_path / f"{name}.wav", TEXT)])["overall"].value)
+    assert overall[0] > overall[1] + 0.5

@@ -220,8 +220,9 @@ def test_gain_changes_sound_and_analysis_alike() -> None:
 def test_stages_get_their_flags(tmp_path: Path) -> None:
     """Tokenizer and features first, then both halves with the same budget."""
     args = argparse.Namespace(
-        config=Path("c.yaml"), noise_dir=Path("noise"), rooms_dir=None, domain=Path("d.yaml"), recordings=[Path("people")],
-        open_text=[Path("t.txt")], output=tmp_path, data_dir=Path("data"), audio=["human=speech:0.2"], minutes=3.0, steps=5, workers=1,
+        config=Path("c.yaml"), noise_dir=Path("noise"), rooms_dir=None, domain=Path("d.yaml"),
+        recordings=[Path("people")], open_text=[Path("t.txt")], output=tmp_path, data_dir=Path("data"),
+        audio=["human=speech:0.2"], minutes=3.0, steps=5, workers=1,
     )  # fmt: skip
     first, together = stage_commands(args)
     assert [command[0] for command in first] == ["training.train_tokenizer", "training.user_features"]

@@ -8,6 +8,7 @@
 - `--voice hibari:heart` speaks the agent's texts into the teacher folder first, where they are not there yet.
 - `--say FILE` first lets the model speak the lines of a text file into the agent's folder (text in, speech out). Any
   text has no grammar: `--open` listens with PocketSphinx's own language model of general English.
+- `--dnsmos` adds what people would think of the sound, as DNSMOS predicts it (package speechmos).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from agent.local import say
 from models.errors import ModelError
 from models.prosody import strip_marks
 from models.runtime import Engine
+from training.audio_data import read_audio
 from training.domain import Domain, DomainError, load_domain
 from training.scoring import Rate, rate, word_errors
 from training.tts import SAMPLE_RATE, TtsError, synthesise
@@ -165,6 +167,18 @@ def find_pairs(folder: Path) -> list[Pair]:
     return pairs
 
 
+def read_wav(path: Path) -> np.ndarray:
+    """Mono float32 at 24 kHz.
+
+    Raises:
+        IntelligibilityError: It cannot be read.
+    """
+    try:
+        return read_audio(path)
+    except ValueError as exc:
+        raise IntelligibilityError(str(exc)) from exc
+
+
 def measure(recogniser: Recogniser, pairs: Sequence[Pair]) -> tuple[Rate, list[dict[str, Any]]]:
     """Word error rate over all pairs, and one row a pair.
 
@@ -173,16 +187,31 @@ def measure(recogniser: Recogniser, pairs: Sequence[Pair]) -> tuple[Rate, list[d
     """
     rows: list[dict[str, Any]] = []
     for pair in pairs:
-        try:
-            pcm, rate_hz = soundfile.read(pair.wav, dtype="float32", always_2d=True)
-        except (OSError, soundfile.LibsndfileError) as exc:
-            raise IntelligibilityError(f"{pair.wav}: {exc}") from exc
         meant = spoken_words(pair.text)
-        heard = recogniser.hear(soxr.resample(pcm.mean(axis=1), rate_hz, RECOGNISER_RATE_HZ))
+        heard = recogniser.hear(soxr.resample(read_wav(pair.wav), SAMPLE_RATE, RECOGNISER_RATE_HZ))
         errors = word_errors(meant, heard)
         rows.append({"name": pair.name, "text": " ".join(meant), "heard": " ".join(heard), "errors": errors})
     words = [len(row["text"].split()) for row in rows]
     return rate([row["errors"] for row in rows], words), rows
+
+
+def opinions(pairs: Sequence[Pair]) -> dict[str, Rate]:
+    """Mean opinions of all pairs as DNSMOS predicts them (Reddy et al., arXiv 2110.01763), 1 to 5.
+
+    Raises:
+        IntelligibilityError: The package speechmos is missing, or a recording cannot be read.
+    """
+    try:
+        from speechmos import dnsmos
+    except ImportError as exc:
+        raise IntelligibilityError("--dnsmos needs speechmos, librosa and requests: pip install '.[measure]'") from exc
+    scores: dict[str, list[float]] = {"p808": [], "overall": []}
+    for pair in pairs:
+        pcm = soxr.resample(read_wav(pair.wav), SAMPLE_RATE, RECOGNISER_RATE_HZ)
+        found = dnsmos.run(pcm / max(1.0, float(np.abs(pcm).max())), sr=RECOGNISER_RATE_HZ)
+        scores["p808"].append(float(found["p808_mos"]))
+        scores["overall"].append(float(found["ovrl_mos"]))
+    return {name: rate(values, [1.0] * len(values)) for name, values in scores.items()}
 
 
 def speak_teacher(pairs: Sequence[Pair], folder: Path, voice: str) -> None:
@@ -246,6 +275,10 @@ def compare_voices(domain: Domain, args: argparse.Namespace) -> dict[str, Any]:
         word_error_rate, rows = measure(recogniser, [pair for pair in pairs if (pair.name, pair.text) in shared])
         report[voice] = {"word_error_rate": word_error_rate.to_json(), "clips": rows}
         print(f"{voice:8s} word errors {word_error_rate} words")
+        if args.dnsmos:
+            thought = opinions([pair for pair in pairs if (pair.name, pair.text) in shared])
+            report[voice]["dnsmos"] = {name: figure.to_json() for name, figure in thought.items()}
+            print(f"{voice:8s} DNSMOS P.808 {thought['p808']}, overall {thought['overall']} clips")
     return report
 
 
@@ -268,6 +301,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--s2s", type=Path, default=SHIPPED / "s2s")
     parser.add_argument("--open", action="store_true", help="any English text instead of the domain's replies")
+    parser.add_argument("--dnsmos", action="store_true", help="predicted opinions too")
     parser.add_argument("--pronounce", type=_pronunciation, action="append", default=[], metavar="WORD=PHONES")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and every clip here")
     return parser.parse_args(argv)
