@@ -84,6 +84,7 @@ class Engine:
                  config: dict[str, object]) -> None:  # fmt: skip
         self._codec, self._step, self._tokenizer = codec, step, tokenizer
         self._lead = int(config["lead_frames"])  # type: ignore[call-overload]
+        self._reads_text = bool(config.get("reads_text"))  # models exported before 2026-11-21 only listen and speak
         self._window = int(config["window"])  # type: ignore[call-overload]
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
         self._sampler = CodeSampler(config["agent_levels"])  # type: ignore[arg-type]
@@ -192,8 +193,10 @@ class Engine:
 
         Raises:
             ProsodyTagError: the text holds an unknown tag.
-            ValueError: nothing in the text can be read.
+            ValueError: nothing in the text can be read, it is too long, or the model cannot read.
         """
+        if not self._reads_text:
+            raise ValueError("this S2S model was exported before models could read text: export a newer one")
         tokens = self._tokenizer.encode(text.lower())
         if not tokens:
             raise ValueError(f"nothing in {text!r} can be read: it needs printable ASCII characters")

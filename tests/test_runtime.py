@@ -447,3 +447,16 @@ def test_too_long_a_text_is_refused(engine: Engine) -> None:
     """It would push the conversation out of the context."""
     with pytest.raises(ValueError, match="too long: 24 pieces"):
         engine.read("a large " * 12, engine.new_state(), say=True)
+
+
+def test_older_models_only_listen_and_speak(tiny_models: Path, tmp_path: Path) -> None:
+    """A model from before text could be read says so, and goes on as it was."""
+    folder = shutil.copytree(tiny_models / "models" / "s2s", tmp_path / "s2s")
+    config = json.loads((folder / "config.json").read_text())
+    del config["reads_text"]
+    (folder / "config.json").write_text(json.dumps(config))
+    old = Engine.load(tiny_models / "models" / "codec", folder)
+    state = old.new_state()
+    with pytest.raises(ValueError, match="exported before"):
+        old.read("a large latte", state, say=True)
+    assert _speak(old, state, LEAD + 1)[-1].pcm is not None
