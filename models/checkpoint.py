@@ -93,7 +93,14 @@ def load_weights(module: torch.nn.Module, directory: Path, name: str = "model") 
     """
     path = directory / f"{name}.safetensors"
     try:
-        module.load_state_dict(load_file(str(path)), strict=True)
+        module.load_state_dict(_read_weights(path), strict=True)
+    except RuntimeError as exc:
+        raise ArtefactError(f"{path}: cannot be loaded ({exc})") from exc
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(str(path))
     except (OSError, SafetensorError, RuntimeError) as exc:
         raise ArtefactError(f"{path}: cannot be loaded ({exc})") from exc
 
@@ -107,11 +114,7 @@ def load_overlap(module: torch.nn.Module, directory: Path, name: str = "model") 
     Raises:
         ArtefactError: missing or damaged file.
     """
-    path = directory / f"{name}.safetensors"
-    try:
-        weights = load_file(str(path))
-    except (OSError, SafetensorError) as exc:
-        raise ArtefactError(f"{path}: cannot be loaded ({exc})") from exc
+    weights = _read_weights(directory / f"{name}.safetensors")
     state = module.state_dict()
     partial = []
     for key, value in state.items():

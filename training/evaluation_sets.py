@@ -13,6 +13,7 @@ from pathlib import Path
 import soundfile
 
 from models.prosody import strip_marks
+from training.audio_data import AUDIO_SUFFIXES
 from training.domain import Dialogue, Domain
 from training.recordings import SAMPLE_RATE_HZ, Background, Recording, RecordingError, Utterance, read_manifest
 from training.scoring import NUMBER, UNKNOWN, reads_back_after_change
@@ -25,7 +26,6 @@ SPEECH_LIKE = re.compile(
     r"|people|dude|baby|child)",
     re.IGNORECASE,
 )
-AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3"))
 MAX_TURNS = 6
 MAX_DRAWS = 2_000  # dialogues drawn for each one wanted, before giving up
 

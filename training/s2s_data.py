@@ -150,15 +150,13 @@ def build_sequence(
     return _teacher_forced(parts, np.concatenate(say), rng, corrupt)
 
 
-def build_written(
-    turns: Sequence[WrittenTurn], config: S2SConfig, rng: np.random.Generator, corrupt: float = 0.0
-) -> FrameSequence:
+def build_written(turns: Sequence[WrittenTurn], config: S2SConfig, rng: np.random.Generator) -> FrameSequence:
     """A dialogue in text alone; arguments as for :func:`build_sequence`."""
     groups = (len(config.user_levels), len(config.agent_levels))
     parts = []
     for user, agent in turns:
         parts += [written_steps(user, READ, groups, rng), written_steps(agent, WRITE, groups, rng)]
-    return _teacher_forced(parts, np.zeros(sum(len(part["mode"]) for part in parts), bool), rng, corrupt)
+    return _teacher_forced(parts, np.zeros(sum(len(part["mode"]) for part in parts), bool), rng, 0.0)
 
 
 def _teacher_forced(
