@@ -82,7 +82,7 @@ class SemanticEncoder(nn.Module):
         return self.front.init_state(batch) + self.context.init_state(batch)
 
     def latents(self, embedding: Tensor, state: State) -> tuple[Tensor, State]:
-        """Embeddings [B, T, 96] -> pre-quantiser latents [B, T, dims]; ``state`` is the context part only."""
+        """Embeddings [B, T, D] -> pre-quantiser latents [B, T, dims]; ``state`` is the context part only."""
         x, state = self.context(self.enter((embedding - self.mean) / self.std), state)
         return self.leave(x), state
 

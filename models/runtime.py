@@ -24,7 +24,8 @@ from models.tokenizer import BOS, EOS, PAD, Tokenizer
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
 MAX_REPLY_FRAMES = 375  # 30 s
-LISTENING, SPEAKING, READING = 0, 1, 2  # modes of the S2S model
+LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
+MAX_NOTE_STEPS = 96
 MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
 BLOCKED = -1e9
 
@@ -72,6 +73,8 @@ class State:
     reply_steps: int = 0
     script: deque[int] | None = None  # pieces that the next reply has to say; None: what the model wants to
     waited: int = 0  # steps since the last of them
+    note_due: bool = False  # the reply is not noted yet
+    note_steps: int = 0  # of the note right after the reply
 
 
 class Engine:
@@ -85,6 +88,7 @@ class Engine:
         self._codec, self._step, self._tokenizer = codec, step, tokenizer
         self._lead = int(config["lead_frames"])  # type: ignore[call-overload]
         self._reads_text = bool(config.get("reads_text"))  # models exported before 2026-11-21 only listen and speak
+        self._writes_notes = bool(config.get("writes_notes"))
         self._window = int(config["window"])  # type: ignore[call-overload]
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
         self._sampler = CodeSampler(config["agent_levels"])  # type: ignore[arg-type]
@@ -153,6 +157,8 @@ class Engine:
 
     def _listen(self, codes: np.ndarray, state: State) -> StepOut:
         state.speaking, state.script = False, None
+        if state.note_due:  # the reply before was interrupted
+            self._write_note(state)
         text = ""
         for heard in (*state.prefix, codes):
             inputs = state.step.inputs
@@ -186,6 +192,8 @@ class Engine:
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
             state.speaking, state.script = False, None
+            if state.note_due:
+                self._write_note(state)
         return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
 
     def read(self, text: str, state: State, say: bool) -> None:
@@ -212,6 +220,18 @@ class Engine:
         state.script = deque(tokens) if say else None
         state.waited = 0
 
+    def _write_note(self, state: State) -> None:
+        """Let the model write down what it has to remember; nobody waits for it, since audio runs ahead."""
+        inputs = state.step.inputs
+        inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = NOTING, 0, -1
+        inputs["transcript"][:] = PAD
+        token, state.note_due, state.note_steps = BOS, False, 0
+        while token != EOS and state.note_steps < MAX_NOTE_STEPS:
+            inputs["text"][:] = token
+            self._advance(state)
+            state.note_steps += 1
+            token = greedy(state.step.outputs["text_logits"])
+
     def _follow(self, script: deque[int], token: int, logits: np.ndarray, state: State) -> int:
         """The next piece of a script when the model would write one now, or its word has begun; else PAD."""
         row = logits.reshape(-1)
@@ -228,6 +248,7 @@ class Engine:
 
     def _start_reply(self, state: State) -> None:
         state.speaking, state.reply_start, state.reply_steps = True, state.position, 0
+        state.note_due, state.note_steps = self._writes_notes and state.script is None, 0
         state.step.inputs["text"][:], state.step.inputs["agent"][:] = BOS, -1
         # what the user says during the reply is a new beginning for the encoder
         state.encoder.reset()
@@ -266,11 +287,15 @@ class Engine:
             state: the session's.
             heard_frames: how many frames of the reply's audio were played.
         """
-        if state.position != state.reply_start + state.reply_steps:
+        end = state.reply_start + state.reply_steps
+        if state.position != end + state.note_steps:
             return
-        keep = state.reply_start + min(max(heard_frames, 0) + self._lead, state.reply_steps)
-        for position in range(keep, state.reply_start + state.reply_steps):
+        state.speaking = False
+        keep = min(state.reply_start + max(heard_frames, 0) + self._lead, end)
+        if keep == end:
+            return
+        for position in range(keep, state.position):
             state.step.inputs["mask"][..., position % self._window] = BLOCKED
+        state.note_due, state.note_steps = state.note_due or state.note_steps > 0, 0
         state.position = keep
         state.reply_steps = keep - state.reply_start
-        state.speaking = False

@@ -6,6 +6,10 @@
   pieces and agent codes of the step before, and the mode.
 * What the user types is READ, a piece a step in the transcript stream; a reply nobody hears is written, a piece a step.
   Text to be said as it stands is READ with EOS in the text stream, then spoken.
+* After a reply the model may NOTE what it has to remember (the order as it stands), a piece a step in the text stream,
+  heard and seen by nobody: the next turn starts from the last note instead of from all turns before it (the belief
+  state of Hosseini-Asl et al., "A simple language model for task-oriented dialogue", arXiv 2005.00796, moved to where
+  it does not delay the answer).
 * Outputs: the agent's text (inner monologue: leads its audio by ``lead_frames``), the user's transcript, agent codes
   (one softmax a quantiser dimension: codes are independent given the state), end-of-turn logits.
 * Codes are embedded by a small network over their dequantised values, so near codes start as near vectors.
@@ -25,6 +29,8 @@ from transformers.cache_utils import Cache
 from models.quantize import GroupedFSQ
 
 LISTEN, SPEAK, READ, WRITE = 0, 1, 2, 3  # hear the user, answer aloud; the same two in text alone
+NOTE = 4  # remember, after a reply
+N_MODES = 5
 N_TURN_LOGITS = 2  # the user has finished; the user is speaking in this frame
 
 
@@ -52,6 +58,7 @@ class S2SConfig:
     lead_frames: int = 3  # agent audio of step t is frame t - lead_frames of the reply
     transcript_delay_frames: int = 4  # a user word is written this long after its end
     window: int = 1024  # frames of context
+    notes: bool = False  # whether replies are followed by notes
     backbone: dict[str, Any] = field(default_factory=_llama)
 
     def __post_init__(self) -> None:
@@ -132,7 +139,7 @@ class S2S(nn.Module):
         self.text_embed = nn.Embedding(config.vocabulary, dim)
         self.transcript_embed = nn.Embedding(config.vocabulary, dim)
         self.no_user, self.no_agent = nn.Parameter(torch.randn(dim) * 0.1), nn.Parameter(torch.randn(dim) * 0.1)
-        self.mode_embed = nn.Embedding(4, dim)
+        self.mode_embed = nn.Embedding(N_MODES, dim)
         self.text_head, self.transcript_head = nn.Linear(dim, config.vocabulary), nn.Linear(dim, config.vocabulary)
         self.turn_head = nn.Linear(dim, N_TURN_LOGITS)
         self.agent_head = nn.Sequential(

@@ -4,7 +4,8 @@ Lin et al., "Training keyword spotters with limited and synthesized speech data"
 converted from the ONNX file of the openwakeword package
 by :mod:`training.convert_speech_embedding`. A stack of valid convolutions over time, so one embedding of
 a 760 ms window comes out every 8 mel hops; with the last two hops of each time convolution kept as state nothing is
-computed twice, at a tenth of the cost of the windowed graph and with the same numbers.
+computed twice, at a tenth of the cost of the windowed graph and with the same numbers. What goes into the last pooling
+(two time steps of 40 ms, two bands) comes out beside each embedding: it costs nothing and tells short words apart.
 """
 
 import torch
@@ -20,11 +21,13 @@ _PLAN: tuple[tuple[str, int, int], ...] = (
     ("f", 96, 3), ("t", 96, 3), ("f", 96, 3), ("t", 96, 3), ("P", 2, 2),
     ("out", 96, 3),
 )  # fmt: skip
-EMBEDDING_DIM = 96
+_TAPPED = max(index for index, (kind, _, _) in enumerate(_PLAN) if kind == "P")
+WINDOW_DIM, TAPPED_DIM = 96, 96 * 2 * 2
+EMBEDDING_DIM = WINDOW_DIM + TAPPED_DIM
 
 
 class SpeechEmbedding(nn.Module):
-    """mel32 [B, 8 T, 32] -> embeddings [B, T, 96]; state is one [B, C, 2, F] tensor a time convolution."""
+    """mel32 [B, 8 T, 32] -> embeddings [B, T, EMBEDDING_DIM]; state is one [B, C, 2, F] tensor a time convolution."""
 
     scale: Tensor
     shift: Tensor
@@ -57,7 +60,10 @@ class SpeechEmbedding(nn.Module):
         conv = iter(self.convs)
         past = iter(state)
         kept: list[Tensor] = []
-        for kind, size, kernel in _PLAN:
+        tapped = x
+        for index, (kind, size, kernel) in enumerate(_PLAN):
+            if index == _TAPPED:
+                tapped = x.transpose(1, 2).reshape(x.shape[0], -1, TAPPED_DIM)  # [B, 2 T, 96, 2] -> [B, T, 384]
             if kind == "P":
                 x = F.max_pool2d(x, (size, kernel))
                 continue
@@ -69,4 +75,4 @@ class SpeechEmbedding(nn.Module):
                 x = F.relu(x) * self.scale[:, None, None] + self.shift[:, None, None]
             if kind != "out":
                 x = torch.clamp_min(F.leaky_relu(x, 0.2), -0.4)
-        return x.squeeze(3).transpose(1, 2), kept  # [B, T, 96]
+        return torch.cat([x.squeeze(3).transpose(1, 2), tapped], dim=2), kept

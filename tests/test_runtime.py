@@ -301,6 +301,84 @@ def _load(models: Path) -> Engine:
     return Engine.load(models / "codec", models / "s2s")
 
 
+@pytest.fixture
+def noting(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The toy models as ones that write notes, of four steps each, after replies of ten."""
+    models = _copy(tiny_models, tmp_path)
+    path = models / "s2s" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"writes_notes": True}))
+    monkeypatch.setattr(runtime, "MAX_NOTE_STEPS", 4)
+    monkeypatch.setattr(runtime, "MAX_REPLY_FRAMES", 10)
+    return _load(models)
+
+
+def test_a_note_is_what_training_fed(noting: Engine, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn after a note: torch says the same on the sequence that training builds."""
+    chosen: list[int] = []
+
+    def record(logits: np.ndarray) -> int:
+        chosen.append(greedy(logits))
+        return chosen[-1]
+
+    parts, state = _session(noting, 1)
+    monkeypatch.setattr(runtime, "greedy", record)
+    heard = []
+    for pcm in _frames(3, 7):
+        noting.step(pcm, state, Mode.LISTEN)
+        heard.append(state.encoder.outputs["codes"][0, 0].copy())
+    (note, transcript), second = (chosen[:3], chosen[4:]), {key: value[:3] for key, value in parts[0].items()}
+    assert len(transcript) == 3
+    replay = iter([*parts, second | {"user": np.stack(heard), "transcript_target": np.array(transcript)}, parts[1]])
+    monkeypatch.setattr(s2s_data, "listen_steps", lambda *_: next(replay))
+    monkeypatch.setattr(s2s_data, "speak_steps", lambda *_: next(replay))
+    model = load_s2s(tiny_models / "models" / "s2s").eval()
+    turn = EncodedTurn(parts[0]["user"], (0.0, 5.0), [], "", np.zeros((3, 3), np.uint16), [], "", note)
+    config = dataclasses.replace(model.config, notes=True)
+    batch = s2s_data.collate([s2s_data.build_sequence([turn, turn], config, np.random.default_rng(0))])
+    with torch.no_grad():
+        out = model(batch.frame)
+    last = 5 + 6 + 4 + 3 - 1
+    made = state.step.outputs["transcript_logits"][0, 0]
+    np.testing.assert_allclose(made, out.transcript[0, last].numpy(), atol=2e-3, rtol=1e-3)
+    assert out.text[0, 5 + 6].argmax() == note[0]
+
+
+def test_a_complete_reply_is_noted_at_once(noting: Engine) -> None:
+    """With its last step; what is noted is neither said nor shown. An interrupted one is noted before the next turn."""
+    whole, cut = noting.new_state(), noting.new_state()
+    for state in (whole, cut):
+        _listen(noting, state, 3)
+    outs = _speak(noting, whole, 10)
+    assert outs[-1].done
+    assert whole.position == 3 + 10 + 4
+    _speak(noting, cut, 5)
+    assert cut.position == 3 + 5
+    _listen(noting, cut, 1)
+    assert cut.position == 3 + 5 + 4 + 1
+
+
+def test_words_put_into_its_mouth_are_not_noted(noting: Engine) -> None:
+    """They are no answer."""
+    state = noting.new_state()
+    noting.read("latte", state, say=True)
+    before = state.position
+    _speak(noting, state, 10)
+    _listen(noting, state, 1)
+    assert state.position == before + 10 + 1
+
+
+@pytest.mark.parametrize("heard", [2, 50])
+def test_truncating_takes_the_note_back(noting: Engine, heard: int) -> None:
+    """Of a reply that was not heard to its end; one that was keeps its note."""
+    cut, stopped = noting.new_state(), noting.new_state()
+    for state, steps in ((cut, 10), (stopped, min(LEAD + heard, 10))):
+        _listen(noting, state, 5)
+        _speak(noting, state, steps)
+    noting.truncate_reply(cut, heard)
+    assert cut.position == stopped.position
+    _assert_same(_facts(noting, cut), _facts(noting, stopped))
+
+
 @pytest.mark.parametrize(
     "name",
     [

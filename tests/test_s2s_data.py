@@ -1,10 +1,11 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from models.s2s import LISTEN, READ, SPEAK, WRITE, S2SConfig
+from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import LLAMA
 from training.encode_dataset import EncodedTurn
@@ -13,6 +14,7 @@ from training.s2s_data import (
     LEAD_FRAMES,
     TRAIL_FRAMES,
     Batcher,
+    WrittenTurn,
     build_sequence,
     build_written,
     collate,
@@ -224,7 +226,7 @@ def test_text_to_be_said_is_read_first() -> None:
 
 def test_written_dialogues_are_text_alone() -> None:
     """Typed words are fed and asked for, a reply opens with BOS and ends with EOS; nothing is heard or spoken."""
-    dialogue = [([[20], [21]], [[30], [31, 32]]), ([[22]], [[33]])]
+    dialogue = [([[20], [21]], [[30], [31, 32]], [40]), ([[22]], [[33]], [])]
     made = build_written(dialogue, CONFIG, np.random.default_rng(2))
     spans = _spans(made.mode)
     assert [mode for mode, _, _ in spans] == [READ, WRITE, READ, WRITE]
@@ -237,11 +239,31 @@ def test_written_dialogues_are_text_alone() -> None:
     assert (made.turn_target == IGNORE).all()
 
 
+def test_notes_follow_replies() -> None:
+    """A piece a step in the text stream, from BOS to EOS, nothing heard or spoken; without being asked for, none."""
+    config = replace(CONFIG, notes=True)
+    noted = [replace(turn(0), note=[40, 41]), replace(turn(1), note=[])]
+    made = build_sequence(noted, config, np.random.default_rng(3))
+    spans = _spans(made.mode)
+    assert [mode for mode, _, _ in spans] == [LISTEN, SPEAK, NOTE, LISTEN, SPEAK, NOTE]
+    for (_, start, stop), pieces in ((spans[2], [40, 41]), (spans[5], [])):
+        assert made.text_target[start:stop].tolist() == [*pieces, EOS]
+        assert made.text[start:stop].tolist() == [BOS, *pieces]
+        assert (made.agent[start:stop] == -1).all()
+        assert (made.agent_target[start:stop] == IGNORE).all()
+        assert (made.transcript_target[start:stop] == IGNORE).all()
+    plain = build_sequence(noted, CONFIG, np.random.default_rng(3))
+    assert NOTE not in plain.mode
+    written = build_written([([[20]], [[30]], [40, 41])], config, np.random.default_rng(2))
+    assert [mode for mode, _, _ in _spans(written.mode)] == [READ, WRITE, NOTE]
+    assert [token for token in written.text_target if token not in (PAD, IGNORE)] == [30, EOS, 40, 41, EOS]
+
+
 def test_a_batcher_mixes_in_written_dialogues() -> None:
     """Their share is what was asked for; without recordings a share of one needs no dialogue at all."""
 
-    def draw(rng: np.random.Generator) -> list[tuple[list[list[int]], list[list[int]]]]:
-        return [([[20]] * int(rng.integers(1, 9)), [[30], [31]])]
+    def draw(rng: np.random.Generator) -> list[WrittenTurn]:
+        return [([[20]] * int(rng.integers(1, 9)), [[30], [31]], [40])]
 
     mixed = Batcher([[turn(0)]], CONFIG, 200, 0.0, 0, draw, 0.5)
     written = sum(int(mixed.next().frame.mode.max()) == WRITE for _ in range(60))

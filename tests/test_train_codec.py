@@ -10,6 +10,7 @@ import torch
 
 from models.checkpoint import load_weights
 from models.codec import AcousticEncoder, Decoder, SemanticEncoder
+from models.speech_embedding import EMBEDDING_DIM
 from tests.tiny import CODEC, run_main, speech_like, tokenizer
 from training import train_acoustic, train_semantic
 from training.audio_data import make_clip
@@ -41,8 +42,8 @@ WORDS = ["large", "latte", "soy", "milk"]
 
 def _features(seed: int, words: list[str]) -> UserFeatures:
     """A turn whose words sound different from each other, four frames each."""
-    sounds = np.random.default_rng(0).standard_normal((len(WORDS), 96)) * 3
-    noise = np.random.default_rng(seed).standard_normal((4 * len(words) + 8, 96)) * 0.1
+    sounds = np.random.default_rng(0).standard_normal((len(WORDS), EMBEDDING_DIM)) * 3
+    noise = np.random.default_rng(seed).standard_normal((4 * len(words) + 8, EMBEDDING_DIM)) * 0.1
     phones = np.full(4 * len(noise), UNKNOWN_PHONE, np.uint8)
     for index, word in enumerate(words):
         noise[4 + 4 * index : 7 + 4 * index] += sounds[WORDS.index(word)]
@@ -76,14 +77,15 @@ def _codec(data: Path, tmp_path: Path) -> Path:
 def test_semantic_half_learns_its_words(data: Path) -> None:
     """Losses fall, and after some steps the quantised codes alone spell what was said."""
     torch.manual_seed(0)
-    pieces = tokenizer()
-    examples = load_examples([data / "features"], pieces)["train"]
-    trainee = SemanticTrainee(CODEC, len(pieces))
+    splits, classes = load_examples([data / "features"], tokenizer())
+    assert classes == 1 + len(WORDS)
+    examples = splits["train"]
+    trainee = SemanticTrainee(CODEC, classes)
     set_statistics(trainee.encoder, examples)
     optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-2)
     rng = np.random.default_rng(0)
     first = objectives(trainee, collate(examples, rng), False)
-    for step in range(80):
+    for step in range(100):
         losses = objectives(trainee, collate(examples, rng), step > 30)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
@@ -91,7 +93,7 @@ def test_semantic_half_learns_its_words(data: Path) -> None:
         optimizer.step()
     assert losses["ctc"] < 0.3 * first["ctc"]
     assert losses["phone"] < 0.5 * first["phone"]
-    scores = evaluate(trainee, examples, pieces)
+    scores = evaluate(trainee, examples)
     assert scores["wer"] < 0.4
     assert scores["phone_acc"] > 0.6
     assert trainee.training
@@ -100,16 +102,19 @@ def test_semantic_half_learns_its_words(data: Path) -> None:
 def test_examples_are_split_by_kind(data: Path, tmp_path: Path) -> None:
     """People, and people who are held out, are sets of their own; of a spelled word only the phones are asked for."""
     pieces = tokenizer()
-    splits = load_examples([data / "features"], pieces)
+    splits, _ = load_examples([data / "features"], pieces)
     sizes = {name: len(part) for name, part in splits.items()}
     assert sizes == {"train": 9, "people_train": 1, "valid": 1, "people": 1}
-    odd = UserFeatures(np.zeros((20, 96), np.float16), np.zeros(80, np.uint8), "large zebra", 0.0, 9.0, [])
+    odd = UserFeatures(np.zeros((20, EMBEDDING_DIM), np.float16), np.zeros(80, np.uint8), "large zebra", 0.0, 9.0, [])
     save_features(tmp_path / "odd.npz", [odd], {"split": "train", "kind": "recording"})
-    (example,) = load_examples([tmp_path], pieces)["people_train"]
+    (example,) = load_examples([tmp_path], pieces)[0]["people_train"]
     assert example.words == []
     assert example.spoken
-    (example,) = load_examples([tmp_path], pieces, frozenset({"large"}))["people_train"]
+    (example,) = load_examples([tmp_path], pieces, frozenset({"large"}))[0]["people_train"]
     assert example.words == []
+    save_features(tmp_path / "valid.npz", [_features(0, ["latte"])], {"split": "valid", "kind": "conversation"})
+    (example,) = load_examples([tmp_path], pieces)[0]["valid"]
+    assert example.words == []  # a word that training never hears
 
 
 def test_phones_come_from_times_or_from_the_dictionary() -> None:
@@ -119,7 +124,7 @@ def test_phones_come_from_times_or_from_the_dictionary() -> None:
     unknown = np.full(8, UNKNOWN_PHONE, np.uint8)
 
     def turn(phones: np.ndarray, text: str) -> UserFeatures:
-        return UserFeatures(np.zeros((2, 96), np.float16), phones, text, 0.0, 2.0, [])
+        return UserFeatures(np.zeros((2, EMBEDDING_DIM), np.float16), phones, text, 0.0, 2.0, [])
 
     assert spoken_phones(turn(timed, "whatever")) == (k, ae, k)
     assert [PHONES[phone] for phone in spoken_phones(turn(unknown, "a cat"))] == ["AH", "K", "AE", "T"]
@@ -128,7 +133,7 @@ def test_phones_come_from_times_or_from_the_dictionary() -> None:
 
 def test_phones_are_asked_for_late(data: Path) -> None:
     """Two frames, so that what follows a phone has been heard."""
-    example = load_examples([data / "features"], tokenizer())["train"][0]
+    example = load_examples([data / "features"], tokenizer())[0]["train"][0]
     _, phones, lengths, words, spoken = collate([example], None)
     np.testing.assert_array_equal(phones[0, 8:], example.phones[:-8])
     assert (phones[0, :8] == UNKNOWN_PHONE).all()

@@ -154,8 +154,8 @@ def test_written_dialogues_come_from_the_domain(tmp_path: Path) -> None:
     assert read_header(tmp_path / "out", "repartee-s2s")["provenance"]["step"] == 2
     pieces = Tokenizer.train(load_domain(domain).words())
     turns = written_dialogues(domain, pieces)(np.random.default_rng(1))
-    assert all(len(ids) == 1 for user, _ in turns for ids in user)
-    assert all(ids for _, agent in turns for ids in agent)
+    assert all(len(ids) == 1 for user, _, _ in turns for ids in user)
+    assert all(ids for _, agent, _ in turns for ids in agent)
 
 
 def test_no_validation_set_is_no_error() -> None:

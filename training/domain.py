@@ -1,11 +1,12 @@
 """A conversation domain, from one YAML file: it speaks as the user, answers as the agent, and understands both."""
 
+import functools
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.domain.dialogue import Dialogue, DialogueTurn, Item, OrderState, Parsed, article, respond
+from agent.domain.dialogue import Dialogue, DialogueTurn, Item, OrderState, Parsed, article, items_text, respond
 from agent.domain.domain_file import REPLY_FILL, DisfluencySpec, DomainSpec, read_domain_file
 from agent.domain.grammar import Node, fills_of, parse_phrase, speak, words_of
 from agent.domain.source_map import DomainError
@@ -93,6 +94,11 @@ class Domain:
             ValueError: the intent is not one of the domain's.
         """
         return respond(self.spec, state, Parsed(intent, tuple(items), target, option, number))
+
+    def note(self, state: OrderState) -> str:
+        """What there is to remember of a state, worded as in replies; empty for an empty, open order."""
+        status = "" if state.status == "open" else f"{state.status} "
+        return (status + items_text(self.spec, state.items)).strip()
 
     def answer(self, state: OrderState, parsed: Parsed) -> tuple[str, OrderState, tuple[dict[str, Any], ...]]:
         """`respond` to a parsed turn."""
@@ -184,6 +190,11 @@ class Domain:
         for nodes, _ in self._phrases.values():
             texts += [word for node in nodes for word in words_of(node)]
         return sorted({word for text in texts for word in text.split()})
+
+    @functools.cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """:meth:`words` as a set."""
+        return frozenset(self.words())
 
     def reply_words(self) -> list[str]:
         """Every word the agent can say, lower case, without punctuation or marks, sorted."""

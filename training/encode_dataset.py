@@ -26,7 +26,7 @@ from models.features import FRAME_SIZE, SAMPLE_RATE, analyse, new_history
 from models.tokenizer import Tokenizer
 from training.audio_data import read_audio
 from training.conversation import AssistantTurn, Span, read_conversation
-from training.domain import load_domain
+from training.domain import Domain, OrderState, load_domain
 from training.tts import synthesise
 from training.user_features import FrontEnd, UserFeatures, load_features
 
@@ -47,6 +47,7 @@ class EncodedTurn:
     agent: np.ndarray
     agent_words: list[tuple[list[int], float]]  # frame at which the word starts
     agent_text: str
+    note: list[int] | None = None  # what is remembered after the reply; None: nothing is noted
 
 
 def load_codec_config(codec: Path) -> CodecConfig:
@@ -71,7 +72,7 @@ class CodecEncoders:
 
     @torch.inference_mode()
     def semantic(self, embedding: np.ndarray) -> np.ndarray:
-        """Embeddings [T, 96] -> uint16 [T, n] semantic codes."""
+        """Embeddings [T, D] -> uint16 [T, n] semantic codes."""
         net = self._semantic
         latents, _ = net.latents(torch.from_numpy(embedding.astype(np.float32))[None], net.context.init_state(1))
         return net.fsq.to_codes(net.fsq.indices(latents))[0].numpy().astype(np.uint16)
@@ -112,10 +113,11 @@ def encode_turn(
     start_s: float,
     encoders: CodecEncoders,
     known: frozenset[str] = frozenset(),
+    note: str | None = None,
 ) -> EncodedTurn:
     """Put one exchange together; user words without times get an even spread over the turn.
 
-    With ``known`` words given, all others are written as the unknown word.
+    With ``known`` words given, all others are written as the unknown word; ``note`` is remembered after the reply.
     """
     words = features.words
     span = (features.end - features.start) / max(len(words), 1)
@@ -135,6 +137,7 @@ def encode_turn(
         agent=agent,
         agent_words=spread_words(turn, encoders.tokenizer, start_s),
         agent_text=turn.text,
+        note=None if note is None else tokenizer.encode(note),
     )
 
 
@@ -143,9 +146,13 @@ def encode_conversation(
     features_file: Path,
     encoders: CodecEncoders,
     cache: dict[str, np.ndarray],
-    known: frozenset[str] = frozenset(),
+    domain: Domain | None = None,
 ) -> dict[str, Any]:
-    """All turns of one folder; ``cache`` keeps reply codes by text, since one voice says a sentence one way."""
+    """All turns of one folder; ``cache`` keeps reply codes by text, since one voice says a sentence one way.
+
+    With ``domain``, words that it does not know are unknown words, and replies are followed by notes.
+    """
+    known = domain.vocabulary if domain else frozenset()
     conversation = read_conversation(folder)
     features, _ = load_features(features_file)
     track = read_audio(folder / "assistant.wav")
@@ -155,7 +162,8 @@ def encode_conversation(
         key = f"{turn.assistant.text}|{len(pcm)}"
         if key not in cache:
             cache[key] = encoders.acoustic(pcm)
-        turns.append(encode_turn(user, turn.assistant, cache[key], start_s, encoders, known))
+        note = domain.note(OrderState.from_json(turn.state)) if domain else None
+        turns.append(encode_turn(user, turn.assistant, cache[key], start_s, encoders, known, note))
     return {"id": conversation.id, "split": conversation.split, "turns": turns}
 
 
@@ -189,6 +197,7 @@ def save_codes(path: Path, conversations: Sequence[dict[str, Any]]) -> None:
                     "user_text": turn.user_text,
                     "agent_words": turn.agent_words,
                     "agent_text": turn.agent_text,
+                    "note": turn.note,
                 }
                 for turn in conversation["turns"]
             ],
@@ -227,7 +236,7 @@ def load_codes(path: Path) -> dict[str, list[list[EncodedTurn]]]:
                 EncodedTurn(
                     user[u : u + n_user], tuple(turn["speech"]), [tuple(word) for word in turn["user_words"]],
                     turn["user_text"], agent[a : a + n_agent], [tuple(word) for word in turn["agent_words"]],
-                    turn["agent_text"],
+                    turn["agent_text"], turn.get("note"),
                 )
             )  # fmt: skip
             u, a = u + n_user, a + n_agent
@@ -290,7 +299,11 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, help="conversation folders")
     parser.add_argument("--features", type=Path, action="append", help="repeatable; default: CODEC/features")
     parser.add_argument("--open_text", type=Path, help="sentences to speak, one a line, instead of conversations")
-    parser.add_argument("--domain", type=Path, help="domain file: user words outside it are written as unknown words")
+    parser.add_argument(
+        "--domain",
+        type=Path,
+        help="domain file: other user words are written as unknown words, and the order is noted after replies",
+    )
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--tts", default="hibari:heart", help="voice of --open_text")
     parser.add_argument("--cache_dir", type=Path, help="where utterances of --open_text are kept between runs")
@@ -303,11 +316,11 @@ def main() -> None:
     if args.open_text:
         save_codes(args.output / f"codes_{args.name}0.npz", encode_sentences(args.open_text, args, encoders))
         return
-    known = frozenset(load_domain(args.domain).words()) if args.domain else frozenset()
+    domain = load_domain(args.domain) if args.domain else None
     cache: dict[str, np.ndarray] = {}
     for index, features in enumerate(args.features or [args.codec / "features"]):
         conversations = [
-            encode_conversation(folder, file, encoders, cache, known)
+            encode_conversation(folder, file, encoders, cache, domain)
             for folder, file in tqdm(list(paired_folders(args.data_dir, features)), unit="conv")
         ]
         save_codes(args.output / f"codes_{args.name}{index}.npz", conversations)

@@ -30,7 +30,7 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
 from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
-from models.s2s import S2S, FrameInput, S2SConfig
+from models.s2s import N_MODES, S2S, FrameInput, S2SConfig
 from models.source_filter import synthesise
 from models.tokenizer import Tokenizer
 from training.encode_dataset import WARM_FRAMES, load_codec_config
@@ -144,7 +144,7 @@ def check_step(model: S2S, path: Path) -> float:
             return torch.randint(0, high, (1, 1, *shape), generator=generator)
 
         frame = FrameInput(
-            draw(4), draw(200, len(config.user_levels)), draw(config.vocabulary), draw(config.vocabulary),
+            draw(N_MODES), draw(200, len(config.user_levels)), draw(config.vocabulary), draw(config.vocabulary),
             draw(200, len(config.agent_levels)),
         )  # fmt: skip
         for name in ("mode", "user", "text", "transcript", "agent"):
@@ -229,6 +229,7 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
         "lead_frames": config.lead_frames, "transcript_delay_frames": config.transcript_delay_frames,
         "window": config.window, "agent_levels": config.agent_levels, "user_levels": config.user_levels,
         "silence_codes": silence, "vocabulary": config.vocabulary, "reads_text": True,
+        "writes_notes": config.notes,
     }  # fmt: skip
     write_json(output / "config.json", header)
     return worst

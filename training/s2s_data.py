@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.s2s import LISTEN, READ, SPEAK, WRITE, FrameInput, S2SConfig
+from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, FrameInput, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from training.encode_dataset import EncodedTurn
 
@@ -23,8 +23,8 @@ TRAIL_FRAMES = (4, 11)  # and after it
 TYPED_SHARE = 0.08  # of disturbed training batches, see build_sequence
 MAX_GAP = 3  # steps between written words
 
-WrittenTurn = tuple[list[list[int]], list[list[int]]]
-"""Pieces of every word of the user and of the reply."""
+WrittenTurn = tuple[list[list[int]], list[list[int]], list[int]]
+"""Pieces of every word of the user and of the reply, and of the note after it."""
 
 
 @dataclass(slots=True)
@@ -113,6 +113,19 @@ def written_steps(
     }
 
 
+def note_steps(pieces: Sequence[int], groups: tuple[int, int]) -> dict[str, np.ndarray]:
+    """What is remembered after a reply, a piece a step."""
+    size = len(pieces) + 1
+    return {
+        "mode": np.full(size, NOTE),
+        "user": np.zeros((size, groups[0]), np.int64),
+        "text_target": np.array([*pieces, EOS], np.int64),
+        "transcript_target": np.full(size, IGNORE),
+        "agent_target": np.full((size, groups[1]), IGNORE),
+        "turn_target": np.full((size, 2), IGNORE),
+    }
+
+
 def build_sequence(
     turns: Sequence[EncodedTurn],
     config: S2SConfig,
@@ -145,8 +158,10 @@ def build_sequence(
             said = written_steps([ids for ids, _ in turn.agent_words], WRITE, groups, rng)
         else:
             said = speak_steps(turn, config, groups[0])
-        parts += [heard, said]
-        say += [np.full(len(heard["mode"]), not len(turn.user)), np.zeros(len(said["mode"]), bool)]
+        noted = [note_steps(turn.note, groups)] if turn.note is not None and config.notes else []
+        parts += [heard, said, *noted]
+        say += [np.full(len(heard["mode"]), not len(turn.user))]
+        say += [np.zeros(len(part["mode"]), bool) for part in (said, *noted)]
     return _teacher_forced(parts, np.concatenate(say), rng, corrupt)
 
 
@@ -154,8 +169,9 @@ def build_written(turns: Sequence[WrittenTurn], config: S2SConfig, rng: np.rando
     """A dialogue in text alone; arguments as for :func:`build_sequence`."""
     groups = (len(config.user_levels), len(config.agent_levels))
     parts = []
-    for user, agent in turns:
+    for user, agent, note in turns:
         parts += [written_steps(user, READ, groups, rng), written_steps(agent, WRITE, groups, rng)]
+        parts += [note_steps(note, groups)] if config.notes else []
     return _teacher_forced(parts, np.zeros(sum(len(part["mode"]) for part in parts), bool), rng, 0.0)
 
 
@@ -166,8 +182,8 @@ def _teacher_forced(
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     mode = joined["mode"]
     size = len(mode)
-    answering = (mode == SPEAK) | (mode == WRITE)
-    starts = np.flatnonzero(answering & ~np.concatenate([[False], answering[:-1]]))
+    answering = (mode == SPEAK) | (mode == WRITE) | (mode == NOTE)
+    starts = np.flatnonzero(answering & (mode != np.concatenate([[LISTEN], mode[:-1]])))
 
     def previous(target: np.ndarray, empty: int) -> np.ndarray:
         fed = np.concatenate([np.full_like(target[:1], empty), target[:-1]])
@@ -249,7 +265,9 @@ class Batcher:
     @staticmethod
     def _most_steps(turns: Sequence[EncodedTurn], config: S2SConfig) -> int:
         around = LEAD_FRAMES[1] + TRAIL_FRAMES[1] + config.lead_frames
-        return sum(int(turn.speech[1] - turn.speech[0]) + around + len(turn.agent) for turn in turns)
+        return sum(
+            int(turn.speech[1] - turn.speech[0]) + around + len(turn.agent) + len(turn.note or ()) + 1 for turn in turns
+        )
 
     def _refill(self) -> None:
         rng = self._rng

@@ -120,11 +120,11 @@ def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConf
 def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
-    config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels)
+    config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels, notes=args.domain is not None)
     if args.init:
         sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
         config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
-                         agent_levels=config.agent_levels)  # fmt: skip
+                         agent_levels=config.agent_levels, notes=config.notes)  # fmt: skip
     allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
     model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
     if args.init:
@@ -167,7 +167,8 @@ def written_dialogues(path: Path, tokenizer: Tokenizer) -> Callable[[np.random.G
         dialogue = domain.sample_dialogue(random.Random(int(rng.integers(1 << 62))), MAX_WRITTEN_TURNS)
         return [
             ([tokenizer.encode(word) for word in turn.user_text.split()],
-             [tokenizer.encode(word) for word in strip_marks(turn.reply).split()])
+             [tokenizer.encode(word) for word in strip_marks(turn.reply).split()],
+             tokenizer.encode(domain.note(turn.state)))
             for turn in dialogue
         ]  # fmt: skip
 
@@ -214,7 +215,7 @@ def new_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.AdamW:
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
 
 
 def join_workers(rank: int, world: int, port: int) -> None:
@@ -257,7 +258,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
             break
         for group in optimizer.param_groups:
             group["lr"] = cosine(float(control[0]), args.lr)
-        losses, scores = objectives(model, batcher.next())
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            losses, scores = objectives(model, batcher.next())
         optimizer.zero_grad(set_to_none=True)
         torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
         if world > 1:
@@ -301,6 +303,9 @@ def main() -> None:
     parser.add_argument("--validate_every", type=int, default=500)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--bf16", action="store_true", help="matrix products in bfloat16: twice as fast with AVX512-BF16"
+    )
     parser.add_argument("--port", type=int, default=29_511)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

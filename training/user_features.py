@@ -3,8 +3,8 @@
 ``python -m training.user_features --data_dir data/conversations --noise_dir DIR --rooms_dir DIR --output FEATURES``
 
 Every user turn is cut out of its recording with some silence around it, augmented, and passed through the frozen
-speech_embedding front end once; what is kept is 96 numbers a frame, its words and its phones. Finished conversations
-are skipped when the command is run again.
+speech_embedding front end once; what is kept is EMBEDDING_DIM numbers a frame, its words and its phones. Finished
+conversations are skipped when the command is run again.
 """
 
 import argparse
@@ -45,7 +45,7 @@ DITHER = 1e-5
 class UserFeatures:
     """One user turn.
 
-    embedding float16 [T, 96]; phones uint8 [4 T] (index into PHONES, UNKNOWN_PHONE where not known); speech spans
+    embedding float16 [T, D]; phones uint8 [4 T] (index into PHONES, UNKNOWN_PHONE where not known); speech spans
     frames [start, end) as floats; words are (text, start frame, end frame), times None where only the text is known.
     """
 
@@ -71,7 +71,7 @@ class Augmenter:
 
 
 class FrontEnd:
-    """The frozen front end: 24 kHz audio -> embeddings [T, 96] as a stream that starts in silence."""
+    """The frozen front end: 24 kHz audio -> embeddings [T, D] as a stream that starts in silence."""
 
     def __init__(self, directory: Path = FRONT_END) -> None:
         torch.set_num_threads(1)
@@ -79,7 +79,7 @@ class FrontEnd:
         load_weights(self._net, directory)
 
     def __call__(self, pcm: np.ndarray) -> np.ndarray:
-        """Audio of whole hops -> embeddings float32 [T, 96]."""
+        """Audio of whole hops -> embeddings float32 [T, D]."""
         mel = analyse_mel32(pcm, new_history())
         with torch.inference_mode():
             out, _ = self._net(torch.from_numpy(mel)[None], self._net.init_state(1))

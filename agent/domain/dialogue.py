@@ -25,6 +25,11 @@ class OrderState:
         """The state as plain JSON values."""
         return {"items": [dict(item) for item in self.items], "status": self.status}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "OrderState":
+        """The state that :meth:`to_json` gave; an empty mapping is a new one."""
+        return cls(tuple(values.get("items", ())), values.get("status", "open"))
+
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
