@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -68,6 +69,16 @@ def _write(net: nn.Module, inputs: Sequence[Tensor], names: Sequence[str], outpu
             net.eval(), tuple(inputs), str(path), input_names=list(names), output_names=list(outputs),
             opset_version=OPSET, dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
+    graph = onnx.load(path)
+    _forget_origin(graph)
+    onnx.save(graph, path)
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes about where a graph came from: stack traces with the paths of this machine."""
+    for parts in (model.graph.node, model.graph.input, model.graph.output, model.graph.value_info, [model.graph]):
+        for part in parts:
+            part.ClearField("metadata_props")
 
 
 def _with_state(state: State, names: Sequence[str], outputs: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -20,7 +20,7 @@ def _pulses(f0_hz: float) -> np.ndarray:
 def test_measures_order_what_is_better(name: str) -> None:
     """A perfect copy scores best, a little noise worse, much noise worst."""
     if not METRICS[name].available:
-        pytest.skip(f"{METRICS[name].library} is not installed")
+        pytest.skip(f"{METRICS[name].package} is not installed")
     perfect, close, far = (METRICS[name].measure(SPEECH, made) for made in (SPEECH, _noisy(0.003), _noisy(0.1)))
     assert perfect is not None and close is not None
     if name in ("pesq_wb", "stoi", "estoi"):
@@ -36,7 +36,7 @@ def test_measures_order_what_is_better(name: str) -> None:
 def test_silence_is_no_crash(name: str) -> None:
     """Where a measure says nothing it is None; a number is finite."""
     if not METRICS[name].available:
-        pytest.skip(f"{METRICS[name].library} is not installed")
+        pytest.skip(f"{METRICS[name].package} is not installed")
     value = METRICS[name].measure(np.zeros(RATE_HZ, np.float32), np.zeros(RATE_HZ, np.float32))
     assert value is None or np.isfinite(value)
 

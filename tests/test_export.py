@@ -37,6 +37,13 @@ def test_export_holds_all_that_the_runtime_needs(tiny_models: Path) -> None:
     assert json.loads((models / "s2s" / "config.json").read_text())["parity"] < export.PARITY
 
 
+def test_graphs_do_not_say_where_they_were_made(tiny_models: Path) -> None:
+    """The exporter notes stack traces with the source's folder."""
+    folder = str(Path(graphs.__file__).parent).encode()
+    for path in (tiny_models / "models").rglob("*.onnx"):
+        assert folder not in path.read_bytes(), path.name
+
+
 def test_exported_weights_are_the_trained_ones(tiny_models: Path) -> None:
     """The half-precision weights beside the graph load again and are the trained ones, rounded."""
     trained, shipped = load_s2s(tiny_models / "s2s"), load_s2s(tiny_models / "models" / "s2s")

@@ -26,16 +26,16 @@ MAX_DELAY_S, DELAY_STEP_S = 0.1, 0.001
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One measure: how it is called in tables, the library it needs, and the function."""
+    """One measure: how it is called in tables, the package it needs, and the function."""
 
     label: str
-    library: str
+    package: str
     measure: Callable[[np.ndarray, np.ndarray], float | None]
 
     @property
     def available(self) -> bool:
-        """Whether its library is installed."""
-        return importlib.util.find_spec(self.library) is not None
+        """Whether its package is installed."""
+        return importlib.util.find_spec(self.package) is not None
 
 
 def pesq_wideband(true: np.ndarray, made: np.ndarray) -> float | None:

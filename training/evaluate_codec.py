@@ -223,7 +223,7 @@ def left_out() -> list[str]:
         if baseline.missing
     ]
     return notes + [
-        f"{metric.label} is left out: {metric.library} is not installed (pip install -e '.[measure]')"
+        f"{metric.label} is left out: {metric.package} is not installed (pip install -e '.[measure]')"
         for metric in METRICS.values()
         if not metric.available
     ]
