@@ -165,14 +165,17 @@ def test_no_validation_set_is_no_error() -> None:
     assert set(validate(model, [_dialogue(0)], model.config, 200)) >= {"valid_text", "valid_agent", "valid_text_acc"}
 
 
-@pytest.mark.parametrize("problem", ["no codes", "window"])
+@pytest.mark.parametrize("problem", ["no codes", "window", "notes"])
 def test_unusable_data_is_named(data: Path, tmp_path: Path, problem: str) -> None:
-    """No encoded data, or none that fits the context: a sentence that says where."""
+    """No encoded data, none that fits the context, none with the notes asked for: a sentence that says where."""
     folder = tmp_path / "data"
     folder.mkdir()
     if problem == "window":
         save_codes(folder / "codes_0.npz", [{"id": "0", "split": "train", "turns": _dialogue(0) * 9}])
     where = ["--data_dir", folder, "--codec", data / "codec", "--output", tmp_path / "out", "--steps", 1]
+    if problem == "notes":
+        save_codes(folder / "codes_0.npz", [{"id": "0", "split": "train", "turns": _dialogue(0)}])
+        where += ["--domain", Path("configs/domains/coffee.yaml")]
     with pytest.raises(ValueError, match=str(folder)):
         run_main(train_s2s.main, *where, "--config", data / "s2s.yaml")
 

@@ -205,6 +205,8 @@ def new_batcher(
     written = written_dialogues(args.domain, tokenizer) if args.domain else None
     share = args.written_share if written else 0.0
     batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank, written, share)
+    if config.notes and any(turn.note is None and len(turn.user) for turns in dialogues for turn in turns):
+        raise ValueError(f"{args.data_dir}: replies without notes: run training.encode_dataset with --domain, too")
     if not batcher.usable and share < 1.0:
         raise ValueError(f"{args.data_dir}: no dialogue fits into the window of {config.window} frames")
     return batcher
