@@ -33,6 +33,8 @@ class CodecConfig:
     encoder_dim: int = 128
     decoder_dim: int = 192
     context_dim: int = 256
+    heard_dim: int = 96
+    """Of speech_embedding's numbers a frame: the first 96, its embedding, or all 480, with what it was pooled from."""
 
     @property
     def agent_levels(self) -> tuple[tuple[int, ...], ...]:
@@ -69,9 +71,10 @@ class SemanticEncoder(nn.Module):
     def __init__(self, config: CodecConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.front = SpeechEmbedding()
-        self.register_buffer("mean", torch.zeros(EMBEDDING_DIM))
-        self.register_buffer("std", torch.ones(EMBEDDING_DIM))
-        self.enter = nn.Linear(EMBEDDING_DIM, config.semantic_dim)
+        assert config.heard_dim <= EMBEDDING_DIM, f"heard_dim must be at most {EMBEDDING_DIM}, got {config.heard_dim}"
+        self.register_buffer("mean", torch.zeros(config.heard_dim))
+        self.register_buffer("std", torch.ones(config.heard_dim))
+        self.enter = nn.Linear(config.heard_dim, config.semantic_dim)
         self.context = CausalGRU(config.semantic_dim, 2, dropout)
         self.fsq = GroupedFSQ(config.semantic_levels)
         self.leave = nn.Linear(config.semantic_dim, self.fsq.dims)
@@ -83,7 +86,8 @@ class SemanticEncoder(nn.Module):
 
     def latents(self, embedding: Tensor, state: State) -> tuple[Tensor, State]:
         """Embeddings [B, T, D] -> pre-quantiser latents [B, T, dims]; ``state`` is the context part only."""
-        x, state = self.context(self.enter((embedding - self.mean) / self.std), state)
+        heard = embedding[..., : self.enter.in_features]
+        x, state = self.context(self.enter((heard - self.mean) / self.std), state)
         return self.leave(x), state
 
     def forward(self, mel: Tensor, state: State) -> tuple[Tensor, State]:

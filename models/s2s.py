@@ -139,7 +139,7 @@ class S2S(nn.Module):
         self.text_embed = nn.Embedding(config.vocabulary, dim)
         self.transcript_embed = nn.Embedding(config.vocabulary, dim)
         self.no_user, self.no_agent = nn.Parameter(torch.randn(dim) * 0.1), nn.Parameter(torch.randn(dim) * 0.1)
-        self.mode_embed = nn.Embedding(N_MODES, dim)
+        self.mode_embed = nn.Embedding(N_MODES if config.notes else NOTE, dim)
         self.text_head, self.transcript_head = nn.Linear(dim, config.vocabulary), nn.Linear(dim, config.vocabulary)
         self.turn_head = nn.Linear(dim, N_TURN_LOGITS)
         self.agent_head = nn.Sequential(

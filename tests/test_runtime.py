@@ -17,9 +17,10 @@ from models.runtime import Engine, Mode, State, StepOut
 from models.s2s import LISTEN, SPEAK
 from models.sampling import CodeSampler, greedy, sigmoid
 from models.tokenizer import EOS, PAD
-from tests.tiny import CODEC, WINDOW, speech_like, tokenizer
+from tests.tiny import CODEC, WINDOW, new_s2s, speech_like, tokenizer
 from training import s2s_data
 from training.encode_dataset import EncodedTurn
+from training.export import export_s2s
 from training.train_s2s import load_s2s
 
 FRAME = 1920
@@ -301,18 +302,29 @@ def _load(models: Path) -> Engine:
     return Engine.load(models / "codec", models / "s2s")
 
 
+@pytest.fixture(scope="module")
+def noting_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy codec with an S2S model that writes notes."""
+    models = _copy(tiny_models, tmp_path_factory.mktemp("noting"))
+    shutil.rmtree(models / "s2s")
+    export_s2s(new_s2s(notes=True), {}, tiny_models / "codec", models / "s2s", _alphabet(tiny_models), [0] * 3)
+    return models
+
+
+def _alphabet(tiny_models: Path) -> dict[str, Any]:
+    config = json.loads((tiny_models / "models" / "s2s" / "config.json").read_text())
+    return dict(config["alphabet"])
+
+
 @pytest.fixture
-def noting(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """The toy models as ones that write notes, of four steps each, after replies of ten."""
-    models = _copy(tiny_models, tmp_path)
-    path = models / "s2s" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"writes_notes": True}))
+def noting(noting_models: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """A model that writes notes, of four steps each, after replies of ten."""
     monkeypatch.setattr(runtime, "MAX_NOTE_STEPS", 4)
     monkeypatch.setattr(runtime, "MAX_REPLY_FRAMES", 10)
-    return _load(models)
+    return _load(noting_models)
 
 
-def test_a_note_is_what_training_fed(noting: Engine, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_is_what_training_fed(noting: Engine, noting_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn after a note: torch says the same on the sequence that training builds."""
     chosen: list[int] = []
 
@@ -331,10 +343,9 @@ def test_a_note_is_what_training_fed(noting: Engine, tiny_models: Path, monkeypa
     replay = iter([*parts, second | {"user": np.stack(heard), "transcript_target": np.array(transcript)}, parts[1]])
     monkeypatch.setattr(s2s_data, "listen_steps", lambda *_: next(replay))
     monkeypatch.setattr(s2s_data, "speak_steps", lambda *_: next(replay))
-    model = load_s2s(tiny_models / "models" / "s2s").eval()
+    model = load_s2s(noting_models / "s2s").eval()
     turn = EncodedTurn(parts[0]["user"], (0.0, 5.0), [], "", np.zeros((3, 3), np.uint16), [], "", note)
-    config = dataclasses.replace(model.config, notes=True)
-    batch = s2s_data.collate([s2s_data.build_sequence([turn, turn], config, np.random.default_rng(0))])
+    batch = s2s_data.collate([s2s_data.build_sequence([turn, turn], model.config, np.random.default_rng(0))])
     with torch.no_grad():
         out = model(batch.frame)
     last = 5 + 6 + 4 + 3 - 1

@@ -51,14 +51,15 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(["a large latte with soy milk", "Sure, a large latte. Anything else?"])
 
 
-def s2s_config(window: int = WINDOW, backbone: dict[str, Any] = LLAMA) -> S2SConfig:
-    return S2SConfig(len(tokenizer()), CODEC.semantic_levels, CODEC.agent_levels, window=window, backbone=backbone)
+def s2s_config(window: int = WINDOW, backbone: dict[str, Any] = LLAMA, notes: bool = False) -> S2SConfig:
+    levels = CODEC.semantic_levels, CODEC.agent_levels
+    return S2SConfig(len(tokenizer()), *levels, window=window, backbone=backbone, notes=notes)
 
 
-def new_s2s(window: int = WINDOW, backbone: dict[str, Any] = LLAMA) -> S2S:
+def new_s2s(window: int = WINDOW, backbone: dict[str, Any] = LLAMA, notes: bool = False) -> S2S:
     """A random model that listens to all its inputs and its past, and never ends a reply by itself."""
     torch.manual_seed(11)
-    model = S2S(s2s_config(window, backbone)).eval()
+    model = S2S(s2s_config(window, backbone, notes)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "embed" in name or name.startswith("no_"):

@@ -30,7 +30,7 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
 from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
-from models.s2s import N_MODES, S2S, FrameInput, S2SConfig
+from models.s2s import S2S, FrameInput, S2SConfig
 from models.source_filter import synthesise
 from models.tokenizer import Tokenizer
 from training.encode_dataset import WARM_FRAMES, load_codec_config
@@ -144,7 +144,8 @@ def check_step(model: S2S, path: Path) -> float:
             return torch.randint(0, high, (1, 1, *shape), generator=generator)
 
         frame = FrameInput(
-            draw(N_MODES), draw(200, len(config.user_levels)), draw(config.vocabulary), draw(config.vocabulary),
+            draw(model.mode_embed.num_embeddings), draw(200, len(config.user_levels)),
+            draw(config.vocabulary), draw(config.vocabulary),
             draw(200, len(config.agent_levels)),
         )  # fmt: skip
         for name in ("mode", "user", "text", "transcript", "agent"):

@@ -226,6 +226,7 @@ def log_scores(
 def set_statistics(encoder: SemanticEncoder, examples: Sequence[Example]) -> None:
     """Standardise embeddings by the training set's mean and deviation."""
     sample = np.concatenate([example.embedding for example in examples[:2000]]).astype(np.float32)
+    sample = sample[:, : len(encoder.mean)]
     encoder.mean.copy_(torch.from_numpy(sample.mean(0)))
     encoder.std.copy_(torch.from_numpy(sample.std(0) + 1e-3))
 
@@ -300,14 +301,15 @@ def train(args: argparse.Namespace) -> None:
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = cosine(progress, args.lr)
-        batch = collate(draw_mixed(splits, args.batch, rng), rng)
-        noise = torch.randn_like(batch[0]) * deviation * args.feature_noise
+        embedding, *targets = collate(draw_mixed(splits, args.batch, rng), rng)
+        embedding = embedding[..., : config.heard_dim]
+        noise = torch.randn_like(embedding) * deviation * args.feature_noise
         share = (
             0.0 if progress < 0.05 and not args.init else min(1.0, 0.5 + progress)
         )  # first without the quantiser, then with it
-        hard = torch.rand(len(batch[0]), 1, 1) < share
+        hard = torch.rand(len(embedding), 1, 1) < share
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            losses = objectives(trainee, (batch[0] + noise, *batch[1:]), hard)
+            losses = objectives(trainee, (embedding + noise, *targets), hard)
         optimizer.zero_grad(set_to_none=True)
         torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
