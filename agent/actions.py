@@ -2,8 +2,8 @@
 
 - The domain that a model was trained for lies beside it as ``domain.yaml``; without one the agent only speaks.
 - An action is taken when its reply is complete. A reply that was interrupted, or cut off by a limit, does nothing, even
-  when all of its words had been written: the user has not heard them. What is done is done: a reply that is truncated
-  after its end is not taken back.
+  when all of its words had been written: the user has not heard them. What is done is done: the action of a reply that
+  is truncated after its end is not taken back. Only what is known of the order is, when the reply came too early.
 """
 
 from collections.abc import Callable
@@ -60,6 +60,7 @@ class ActingEmitter:
         self._tracker = Tracker(replies)
         self._emit = emit
         self._text = ""
+        self._before = self._tracker.state  # the latest complete reply
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
@@ -69,6 +70,11 @@ class ActingEmitter:
             case events.ReplyText():
                 self._text += event.text
             case events.ReplyDone(status="completed"):
+                self._before = self._tracker.state
                 taken = tuple(events.Action(**action) for action in self._tracker.take(self._text))
                 event = replace(event, actions=taken)
+            case events.ReplyDone():
+                self._before = self._tracker.state
+            case events.ReplyTakenBack():
+                self._tracker.state = self._before
         self._emit(event)

@@ -208,6 +208,8 @@ class Conversation:
                 case turn.StartTurn():
                     self._turn_began = action.at
                     self._emit(events.UserStarted(action.turn, action.at))
+                    if self._taker.interruptible:
+                        self._mind.user_began()
                 case turn.StopTurn():
                     waited_ms = (self._now - action.speech_end) * 1000.0 / SAMPLE_RATE_HZ
                     self._record_turn(action.turn, action.by, waited_ms)

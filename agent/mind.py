@@ -35,6 +35,9 @@ class ReplyConfig(BaseModel):
 
     max_lead_ms: int | None = Field(2_000, ge=80)
     """Audio that may be ahead of the listener over a socket; null without limit."""
+    take_back_ms: int = Field(1_000, ge=0)
+    """A reply of which less than this was heard when the user speaks again came too early: it is forgotten, and what
+    the user says goes on with the turn before it."""
     max_reply_s: float = Field(60.0, gt=0.0)
     """A reply that is not done by then is ended."""
     inbox_frames: int = Field(8, ge=1)
@@ -96,6 +99,9 @@ class Mind:
         self._reply_number = 0
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
         self._unheard: int | None = None  # frames heard of an interrupted reply, until the engine knows
+        self._latest: _Reply | None = (
+            None  # the latest spoken reply, once made; None when the user was listened to since
+        )
         self._kept_frames = 0  # of the latest reply, in the engine's memory; 0 once the user was listened to
         self._open_turn: int | None = None  # its transcript is not complete
         self._settle_at: float | None = None
@@ -134,16 +140,35 @@ class Mind:
         self._inbox.append(item)
         self._wake.set()
 
+    def user_began(self) -> None:
+        """The user speaks and may interrupt: a reply that is made but has hardly been heard is taken back."""
+        if self._reply is None and self._latest is not None and self._is_premature(self._latest):
+            self._interrupted.append(self._latest.number)
+            self._take_back()
+
+    def _take_back(self) -> None:
+        self._unheard, self._latest = 0, None
+        self._metrics.taken_back += 1
+        self._emit(events.ReplyTakenBack())
+        self._wake.set()
+
+    def _is_premature(self, reply: _Reply) -> bool:
+        heard_s = reply.pacer.heard_frames(self._clock()) * self._frame_s
+        return not reply.options.text_only and heard_s * 1000.0 < self._config.take_back_ms
+
     def interrupt(self, reason: str) -> None:
         """End the reply now, whatever the model is doing; replies that were asked for but not begun never begin."""
         self._lane.cancel()
         self._wake.set()
-        if self._reply is not None:
-            if self._reply.begun:
-                self._unheard = self._reply.pacer.heard_frames(self._clock())
-            self._interrupted.append(self._reply.number)
+        reply = self._reply
+        if reply is not None:
+            if reply.begun:
+                self._unheard = reply.pacer.heard_frames(self._clock())
+            self._interrupted.append(reply.number)
             self._metrics.interrupted += 1
             self._close("cancelled", reason)
+            if reason == "turn_detected" and reply.begun and self._is_premature(reply):
+                self._take_back()
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -219,7 +244,7 @@ class Mind:
                     await self._lane.truncate_reply(item.heard_frames)
 
     async def _listen(self, pcm: np.ndarray) -> StepOut:
-        self._kept_frames = 0
+        self._kept_frames, self._latest = 0, None
         self._input_frames += 1
         out = await self._lane.step(pcm, Mode.LISTEN)
         if out.user_text and self._open_turn is not None:
@@ -307,6 +332,7 @@ class Mind:
         reply = self._reply
         assert reply is not None, "no reply to close"
         self._reply = None
+        self._latest = reply
         self._kept_frames = reply.pacer.frames
         self._space.set()
         if (record := self._metrics.find(reply.turn)) is not None:

@@ -205,6 +205,11 @@ class TurnTaker:
         return self._replies > 0
 
     @property
+    def interruptible(self) -> bool:
+        """Whether a turn of the user stops the agent."""
+        return self._rules.interrupt_response
+
+    @property
     def turn(self) -> int:
         """Number of the user's latest turn, 0 before the first."""
         return self._turn

@@ -69,6 +69,7 @@ class State:
     position: int = 0
     transcript: int = PAD
     speaking: bool = False
+    heard_last: int = PAD  # of the transcript, when the reply began
     reply_start: int = 0
     reply_steps: int = 0
     script: deque[int] | None = None  # pieces that the next reply has to say; None: what the model wants to
@@ -248,6 +249,7 @@ class Engine:
 
     def _start_reply(self, state: State) -> None:
         state.speaking, state.reply_start, state.reply_steps = True, state.position, 0
+        state.heard_last = state.transcript
         state.note_due, state.note_steps = self._writes_notes and state.script is None, 0
         state.step.inputs["text"][:], state.step.inputs["agent"][:] = BOS, -1
         # what the user says during the reply is a new beginning for the encoder
@@ -285,17 +287,20 @@ class Engine:
 
         Args:
             state: the session's.
-            heard_frames: how many frames of the reply's audio were played.
+            heard_frames: how many frames of the reply's audio were played; 0: as if there had been no reply.
         """
         end = state.reply_start + state.reply_steps
         if state.position != end + state.note_steps:
             return
         state.speaking = False
-        keep = min(state.reply_start + max(heard_frames, 0) + self._lead, end)
+        lead = self._lead if heard_frames > 0 else 0  # of what was never heard not even the text remains
+        keep = min(state.reply_start + max(heard_frames, 0) + lead, end)
         if keep == end:
             return
         for position in range(keep, state.position):
             state.step.inputs["mask"][..., position % self._window] = BLOCKED
-        state.note_due, state.note_steps = state.note_due or state.note_steps > 0, 0
+        state.note_due, state.note_steps = lead > 0 and (state.note_due or state.note_steps > 0), 0
+        if not lead:
+            state.transcript = state.heard_last
         state.position = keep
         state.reply_steps = keep - state.reply_start

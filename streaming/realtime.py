@@ -21,7 +21,7 @@ from streaming import realtime_events as events
 from streaming import realtime_messages as messages
 from streaming.frames import SAMPLE_RATE_HZ, ms_to_samples, samples_to_ms
 from streaming.realtime_config import RequestError, SessionConfig, function_names, merge
-from streaming.realtime_items import Item, ItemList, read_call_output, read_id, read_user_audio
+from streaming.realtime_items import Item, ItemList, check_truncation, read_call_output, read_id, read_user_audio
 from streaming.realtime_response import Response, empty_response
 from streaming.resample import float_to_pcm16
 
@@ -120,6 +120,8 @@ class RealtimeProtocol:
                 self._user_text(event.turn, event.text)
             case events.UserTextDone():
                 self._user_text_done(event.turn)
+            case events.ReplyTakenBack():
+                self._forget_reply()
             case events.Refused():
                 self._error("invalid_request_error", event.code, event.message, event.param, event.event_id)
             case events.Broken():
@@ -215,18 +217,9 @@ class RealtimeProtocol:
 
     def _item_truncate(self, message: messages.ItemTruncate) -> list[events.Command]:
         item = self._items.get(message.item_id)
-        if item.content_type != "output_audio":
-            raise RequestError("invalid_item", "only spoken items of the assistant can be truncated", "item_id")
         if self._response is not None and self._response.item is item:
             raise RequestError("item_in_progress", "the item is still being spoken; cancel the response", "item_id")
-        if message.content_index != 0:
-            raise RequestError("invalid_value", "the item has one content part, index 0", "content_index")
-        if message.audio_end_ms > samples_to_ms(item.samples):  # as it came: it may be too large for a float
-            raise RequestError(
-                "audio_end_ms_too_large",
-                f"audio content of {samples_to_ms(item.samples)} ms is shorter than {message.audio_end_ms} ms",
-                "audio_end_ms",
-            )
+        check_truncation(item, message.content_index, message.audio_end_ms)
         heard = ms_to_samples(message.audio_end_ms)
         item.trim(heard)
         self._emit("conversation.item.truncated", item_id=item.id, content_index=0, audio_end_ms=message.audio_end_ms)
@@ -318,6 +311,12 @@ class RealtimeProtocol:
             self._response = None
             self._call_tools(response, event.actions)
             self._emit_all(response.closing(event))
+
+    def _forget_reply(self) -> None:
+        item_id = self._last_reply_item
+        if item_id is not None and item_id in self._items:
+            self._items.get(item_id).take_back()
+            self._emit("conversation.item.truncated", item_id=item_id, content_index=0, audio_end_ms=0)
 
     def _call_tools(self, response: Response, actions: tuple[events.Action, ...]) -> None:
         allowed = response.start.tools

@@ -193,6 +193,11 @@ class ReplyDone:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyTakenBack:
+    """The latest reply came before the user had finished: it is forgotten, whether it was done or not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A command could not be carried out."""
 
@@ -221,6 +226,7 @@ Event = (
     | ReplyText
     | ReplyAudio
     | ReplyDone
+    | ReplyTakenBack
     | Refused
     | Broken
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from streaming.frames import SAMPLE_RATE_HZ
+from streaming.frames import SAMPLE_RATE_HZ, samples_to_ms
 from streaming.realtime_config import RequestError
 from streaming.realtime_messages import decode_audio
 
@@ -47,6 +47,10 @@ class Item:
         self.pieces = [piece for piece in self.pieces if piece[0] < samples]
         self.text = "".join(text for _, text in self.pieces)
 
+    def take_back(self) -> None:
+        """Forget all that was said; what was sent stays known, so that a client may still truncate it."""
+        self.pieces, self.text = [], ""
+
     def as_json(self, *, empty: bool = False) -> Json:
         """The item as it travels; ``empty`` leaves the content out (an item that has just begun)."""
         if self.tool is not None:
@@ -63,6 +67,24 @@ class Item:
             "role": self.role,
             "content": content,
         }
+
+
+def check_truncation(item: Item, content_index: int, audio_end_ms: int) -> None:
+    """See whether a client's truncation fits the item.
+
+    Raises:
+        RequestError: it does not.
+    """
+    if item.content_type != "output_audio":
+        raise RequestError("invalid_item", "only spoken items of the assistant can be truncated", "item_id")
+    if content_index != 0:
+        raise RequestError("invalid_value", "the item has one content part, index 0", "content_index")
+    if audio_end_ms > samples_to_ms(item.samples):  # as it came: it may be too large for a float
+        raise RequestError(
+            "audio_end_ms_too_large",
+            f"audio content of {samples_to_ms(item.samples)} ms is shorter than {audio_end_ms} ms",
+            "audio_end_ms",
+        )
 
 
 class ItemList:

@@ -140,7 +140,21 @@ def test_encoder_starts_anew_when_a_reply_starts(engine: Engine) -> None:
     np.testing.assert_array_equal(np.stack(before.prefix), np.stack(fresh.prefix))
 
 
-@pytest.mark.parametrize("heard", [0, 2, 6, 7, 50])
+@pytest.mark.parametrize("steps", [1, LEAD + 7])
+def test_a_reply_that_was_not_heard_never_was(noting: Engine, steps: int) -> None:
+    """The user goes on as if no reply had begun: the same context, and the same words heard so far."""
+    cut, plain = noting.new_state(), noting.new_state()
+    for state in (cut, plain):
+        _listen(noting, state, 5)
+    _speak(noting, cut, steps)
+    noting.truncate_reply(cut, 0)
+    plain.encoder.reset()  # as every reply's beginning does
+    plain.history[:] = 0.0
+    assert cut.position == plain.position
+    _assert_same(_facts(noting, cut), _facts(noting, plain))
+
+
+@pytest.mark.parametrize("heard", [2, 6, 7, 50])
 def test_truncated_reply_was_never_made(engine: Engine, heard: int) -> None:
     """After barge-in the session goes on as one that stopped speaking right after what was heard."""
     cut, stopped = engine.new_state(), engine.new_state()

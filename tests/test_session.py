@@ -206,7 +206,7 @@ async def test_create_response_false() -> None:
 async def test_barge_in_closes_the_reply() -> None:
     """Speech during a reply: announced first, reply cancelled, engine told what was heard, and the user answered."""
     engine, client, clock = FakeEngine(reply_frames=200), FakeClient(), FakeClock()
-    async with serving(engine, client, ReplyConfig(max_lead_ms=800), clock=clock):
+    async with serving(engine, client, ReplyConfig(max_lead_ms=800, take_back_ms=200), clock=clock):
         client.speak(spoken_turn())
         await client.wait_for("response.output_audio.delta", 10)
         clock.now += 0.25  # the listener is in the fourth frame
@@ -232,6 +232,43 @@ async def test_barge_in_closes_the_reply() -> None:
     assert "response.output_audio.delta" not in client.types()[started:begun]
     assert state_of(engine).truncations[0] == 4
     assert second["response"]["status"] == "completed"
+
+
+@pytest.mark.parametrize("frames", [4, 200])
+async def test_a_reply_that_came_too_early_is_taken_back(frames: int) -> None:
+    """The user goes on before much of the reply was heard, made to its end or not: the engine forgets all of it."""
+    engine, client, clock = FakeEngine(reply_frames=frames), FakeClient(), FakeClock()
+    async with serving(engine, client, ReplyConfig(max_lead_ms=800, take_back_ms=400), clock=clock) as session:
+        client.speak(spoken_turn())
+        await client.wait_for("response.output_audio.delta", 4)
+        clock.now += 0.3
+        engine.reply_frames = 1
+        client.speak(spoken_turn(0.4))
+        told = await client.wait_for("conversation.item.truncated")
+        second = await client.wait_for("response.done", 2)
+        client.say("conversation.item.truncate", item_id=told["item_id"], content_index=0, audio_end_ms=240)
+        await client.wait_for("conversation.item.truncated", 2)
+        reply = next(body for body in client.sent if body["type"] == "response.output_item.added")["item"]["id"]
+        assert session.conversation.metrics.taken_back == 1
+    assert (told["item_id"], told["content_index"], told["audio_end_ms"]) == (reply, 0, 0)
+    assert state_of(engine).truncations[0] == 0
+    assert second["response"]["output"][0]["id"] != reply
+    assert "error" not in client.types()
+
+
+@pytest.mark.parametrize("change", [{"interrupt_response": False}, {}])
+async def test_a_reply_that_was_heard_stays(change: dict[str, bool]) -> None:
+    """So does one that must not be interrupted."""
+    engine, client, clock = FakeEngine(reply_frames=8), FakeClient(), FakeClock()
+    async with serving(engine, client, ReplyConfig(take_back_ms=400), clock=clock) as session:
+        update(client, turn_detection={"type": "server_vad", **change})
+        client.speak(spoken_turn())
+        await client.wait_for("response.done")
+        clock.now += 0.3 if change else 0.5
+        client.speak(spoken_turn(0.4))
+        await client.wait_for("response.done", 2)
+        assert session.conversation.metrics.taken_back == 0
+    assert "conversation.item.truncated" not in client.types()
 
 
 async def test_pacing_holds_the_lead() -> None:
@@ -598,7 +635,7 @@ async def test_one_line_at_close(caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.getMessage() for record in caplog.records if record.name == "agent.session"]
     assert len(lines) == 2
     assert "opened for test:1" in lines[0]
-    assert "turns 1, replies 1 (0 interrupted)" in lines[1]
+    assert "turns 1, replies 1 (0 interrupted, 0 taken back)" in lines[1]
 
 
 async def test_two_sessions_do_not_mix() -> None:

@@ -304,9 +304,7 @@ def train(args: argparse.Namespace) -> None:
         embedding, *targets = collate(draw_mixed(splits, args.batch, rng), rng)
         embedding = embedding[..., : config.heard_dim]
         noise = torch.randn_like(embedding) * deviation * args.feature_noise
-        share = (
-            0.0 if progress < 0.05 and not args.init else min(1.0, 0.5 + progress)
-        )  # first without the quantiser, then with it
+        share = 0.0 if progress < 0.05 and not args.init else min(1.0, 0.5 + progress)  # of rows that are quantised
         hard = torch.rand(len(embedding), 1, 1) < share
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             losses = objectives(trainee, (embedding + noise, *targets), hard)
