@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.codec import AcousticEncoder, Decoder, SemanticEncoder
 from models.conv import State
 from models.features import HOPS_PER_FRAME, N_MEL, N_MEL_LOW
-from models.s2s import S2S, FrameInput
+from models.s2s import N_RECENT, S2S, FrameInput
 
 OPSET = 18
 
@@ -54,10 +54,10 @@ class _Step(nn.Module):
         self.net = net
 
     def forward(self, mode: Tensor, user: Tensor, text: Tensor, transcript: Tensor, agent: Tensor, position: Tensor,
-                mask: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
-        out, new_keys, new_values = self.net.step(
-            FrameInput(mode, user, text, transcript, agent), keys, values, mask, position
-        )
+                mask: Tensor, keys: Tensor, values: Tensor, recent: Tensor | None = None,
+                ) -> tuple[Tensor, ...]:  # fmt: skip
+        frame = FrameInput(mode, user, text, transcript, agent, recent)
+        out, new_keys, new_values = self.net.step(frame, keys, values, mask, position)
         return out.text, out.transcript, out.agent, out.turn, new_keys, new_values
 
 
@@ -125,5 +125,7 @@ def export_step(net: S2S, path: Path) -> None:
         torch.zeros(layers, 1, heads, window, size),
     ]  # fmt: skip
     names = ["mode", "user", "text", "transcript", "agent", "position", "mask", "keys", "values"]
+    if net.config.recent_dim:
+        inputs, names = [*inputs, integers(N_RECENT)], [*names, "recent"]
     outputs = ["text_logits", "transcript_logits", "agent_logits", "turn_logits", "new_keys", "new_values"]
     _write(_Step(net), inputs, names, outputs, path)

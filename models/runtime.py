@@ -74,8 +74,16 @@ class State:
     reply_steps: int = 0
     script: deque[int] | None = None  # pieces that the next reply has to say; None: what the model wants to
     waited: int = 0  # steps since the last of them
+    recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it
+    recent_log: list[list[int]] = field(default_factory=list)  # before every step since the reply began
     note_due: bool = False  # the reply is not noted yet
     note_steps: int = 0  # of the note right after the reply
+
+
+def latest(recent: list[int], text: int, transcript: int) -> list[int]:
+    """``recent`` after one more piece of either stream."""
+    said, heard = recent[:2], recent[2:]
+    return [*(said if text == PAD else [text, said[0]]), *(heard if transcript == PAD else [transcript, heard[0]])]
 
 
 class Engine:
@@ -158,6 +166,7 @@ class Engine:
 
     def _listen(self, codes: np.ndarray, state: State) -> StepOut:
         state.speaking, state.script = False, None
+        state.recent_log.clear()
         if state.note_due:  # the reply before was interrupted
             self._write_note(state)
         text = ""
@@ -218,6 +227,7 @@ class Engine:
             inputs["transcript"][:] = token
             self._advance(state)
         state.speaking, state.transcript = False, PAD
+        state.recent_log.clear()
         state.script = deque(tokens) if say else None
         state.waited = 0
 
@@ -250,6 +260,7 @@ class Engine:
     def _start_reply(self, state: State) -> None:
         state.speaking, state.reply_start, state.reply_steps = True, state.position, 0
         state.heard_last = state.transcript
+        state.recent_log.clear()
         state.note_due, state.note_steps = self._writes_notes and state.script is None, 0
         state.step.inputs["text"][:], state.step.inputs["agent"][:] = BOS, -1
         # what the user says during the reply is a new beginning for the encoder
@@ -273,6 +284,10 @@ class Engine:
         """One S2S step; its keys and values go into the ring."""
         inputs, outputs = state.step.inputs, state.step.outputs
         inputs["position"][:] = state.position
+        if "recent" in inputs:
+            state.recent_log.append(state.recent)
+            state.recent = latest(state.recent, int(inputs["text"][0, 0]), int(inputs["transcript"][0, 0]))
+            inputs["recent"][0, 0] = state.recent
         state.step.run()
         slot = state.position % self._window
         inputs["keys"][:, :, :, slot] = outputs["new_keys"][:, :, :, 0]
@@ -297,6 +312,9 @@ class Engine:
         keep = min(state.reply_start + max(heard_frames, 0) + lead, end)
         if keep == end:
             return
+        if state.recent_log:
+            state.recent = state.recent_log[keep - state.reply_start]
+            del state.recent_log[keep - state.reply_start :]
         for position in range(keep, state.position):
             state.step.inputs["mask"][..., position % self._window] = BLOCKED
         state.note_due, state.note_steps = lead > 0 and (state.note_due or state.note_steps > 0), 0

@@ -4,6 +4,9 @@
   by default), so LoRA and pretrained text backbones apply unchanged.
 * Input of a frame is a sum: user codes (or a learned "nothing heard" vector unless listening), the text and transcript
   pieces and agent codes of the step before, and the mode.
+* Words stand apart in their streams, so a step is also told the latest two pieces of each: a word that is to be
+  repeated is found by the word before it, wherever that was (the smeared keys of Olsson et al., "In-context learning
+  and induction heads", 2022, over words instead of steps).
 * What the user types is READ, a piece a step in the transcript stream; a reply nobody hears is written, a piece a step.
   Text to be said as it stands is READ with EOS in the text stream, then spoken.
 * After a reply the model may NOTE what it has to remember (the order as it stands), a piece a step in the text stream,
@@ -31,6 +34,7 @@ from models.quantize import GroupedFSQ
 LISTEN, SPEAK, READ, WRITE = 0, 1, 2, 3  # hear the user, answer aloud; the same two in text alone
 NOTE = 4  # remember, after a reply
 N_MODES = 5
+N_RECENT = 4
 N_TURN_LOGITS = 2  # the user has finished; the user is speaking in this frame
 
 
@@ -59,6 +63,7 @@ class S2SConfig:
     transcript_delay_frames: int = 4  # a user word is written this long after its end
     window: int = 1024  # frames of context
     notes: bool = False  # whether replies are followed by notes
+    recent_dim: int = 0  # size of the embedding of recent pieces; 0: steps are not told them
     backbone: dict[str, Any] = field(default_factory=_llama)
 
     def __post_init__(self) -> None:
@@ -73,7 +78,8 @@ class S2SConfig:
 class FrameInput:
     """Inputs of T steps of B streams, all int64: mode, text, transcript [B, T]; user, agent codes [B, T, groups].
 
-    ``agent[..., 0] < 0`` means no agent audio; ``user`` is ignored unless ``mode`` is LISTEN.
+    ``agent[..., 0] < 0`` means no agent audio; ``user`` is ignored unless ``mode`` is LISTEN. ``recent`` [B, T, 4], the
+    latest two pieces that are not PAD of text and of transcript, latest first, is only read with ``recent_dim``.
     """
 
     mode: Tensor
@@ -81,6 +87,7 @@ class FrameInput:
     text: Tensor
     transcript: Tensor
     agent: Tensor
+    recent: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,10 @@ class S2S(nn.Module):
         )
         for table in (self.text_embed, self.transcript_embed, self.mode_embed):
             nn.init.normal_(table.weight, std=0.1)
+        if config.recent_dim:
+            self.recent_embed = nn.Embedding(config.vocabulary, config.recent_dim)  # of both streams: they must match
+            self.recent_enter = nn.Linear(N_RECENT * config.recent_dim, dim, bias=False)
+            nn.init.normal_(self.recent_enter.weight, std=0.005)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
@@ -162,10 +173,14 @@ class S2S(nn.Module):
         user = torch.where((frame.mode == LISTEN)[..., None], user, self.no_user)
         agent = self.agent_embed(self.agent_fsq.dequantize(frame.agent.clamp_min(0)))
         agent = torch.where(frame.agent[..., :1] < 0, self.no_agent, agent)
-        return (
+        total = (
             user + agent + self.text_embed(frame.text) + self.transcript_embed(frame.transcript)
             + self.mode_embed(frame.mode)
         )  # fmt: skip
+        if self.config.recent_dim:
+            assert frame.recent is not None, "this model is told recent pieces"
+            total = total + self.recent_enter(self.recent_embed(frame.recent).flatten(-2))
+        return total  # type: ignore[no-any-return]
 
     def heads(self, hidden: Tensor) -> FrameOutput:
         """Logits of all streams from the backbone's output [B, T, D]."""

@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ def backbone(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def _piece(frame: FrameInput, rows: slice, steps: slice) -> FrameInput:
-    parts = (frame.mode, frame.user, frame.text, frame.transcript, frame.agent)
+    assert frame.recent is not None
+    parts = (frame.mode, frame.user, frame.text, frame.transcript, frame.agent, frame.recent)
     return FrameInput(*(part[rows, steps] for part in parts))
 
 
@@ -95,7 +97,7 @@ def test_user_codes_are_not_heard_while_speaking() -> None:
     """In SPEAK steps whatever stands in ``user`` is ignored; in LISTEN steps it matters."""
     model = new_s2s()
     frame = random_frames(model, 1, 6)
-    other = FrameInput(frame.mode, (frame.user + 7) % 1000, frame.text, frame.transcript, frame.agent)
+    other = dataclasses.replace(frame, user=(frame.user + 7) % 1000)
     listening = frame.mode == 0
     changed = (model.embed(frame) - model.embed(other)).abs().sum(-1) > 1e-6
     assert torch.equal(changed, listening)
@@ -110,9 +112,7 @@ def test_no_agent_audio_is_its_own_input() -> None:
     none, zero = torch.full_like(frame.agent, -1), torch.zeros_like(frame.agent)
     half = none.clone()
     half[..., 1:] = 5
-    embedded = [
-        model.embed(FrameInput(frame.mode, frame.user, frame.text, frame.transcript, a)) for a in (none, half, zero)
-    ]
+    embedded = [model.embed(dataclasses.replace(frame, agent=a)) for a in (none, half, zero)]
     torch.testing.assert_close(embedded[0], embedded[1])
     assert not torch.allclose(embedded[0], embedded[2])
 

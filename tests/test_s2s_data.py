@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.runtime import latest
 from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import LLAMA
@@ -18,6 +19,7 @@ from training.s2s_data import (
     build_sequence,
     build_written,
     collate,
+    latest_pieces,
     listen_steps,
     place,
 )
@@ -82,6 +84,21 @@ def test_inputs_are_the_targets_of_the_step_before(sequence: dict[str, np.ndarra
         np.testing.assert_array_equal(text[1:], sequence["text_target"][start : stop - 1])
         assert (agent[: LEAD + 1] == -1).all()
         np.testing.assert_array_equal(agent[LEAD + 1 :], sequence["agent_target"][start + LEAD : stop - 1])
+
+
+def test_recent_pieces_skip_what_lies_between_words() -> None:
+    """The latest two pieces up to and with every step; PAD before there are any."""
+    pieces = latest_pieces(np.array([PAD, 7, PAD, PAD, 8, 9, PAD]))
+    assert pieces.T.tolist() == [[PAD, 7, 7, 7, 8, 9, 9], [PAD, PAD, PAD, PAD, 7, 8, 8]]
+
+
+def test_recent_pieces_are_those_of_the_inputs(sequence: dict[str, np.ndarray]) -> None:
+    """Text in the first two columns, transcript in the others; the runtime counts them up one step at a time."""
+    recent = [PAD] * 4
+    for step, row in enumerate(sequence["recent"].tolist()):
+        recent = latest(recent, int(sequence["text"][step]), int(sequence["transcript"][step]))
+        assert recent == row
+    assert len(set(sequence["recent"][:, 0])) > 2
 
 
 def test_transcript_input_is_last_steps_target(sequence: dict[str, np.ndarray]) -> None:

@@ -30,7 +30,7 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
 from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
-from models.s2s import S2S, FrameInput, S2SConfig
+from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
 from models.source_filter import synthesise
 from models.tokenizer import Tokenizer
 from training.encode_dataset import WARM_FRAMES, load_codec_config
@@ -147,8 +147,9 @@ def check_step(model: S2S, path: Path) -> float:
             draw(model.mode_embed.num_embeddings), draw(200, len(config.user_levels)),
             draw(config.vocabulary), draw(config.vocabulary),
             draw(200, len(config.agent_levels)),
+            draw(config.vocabulary, N_RECENT) if config.recent_dim else None,
         )  # fmt: skip
-        for name in ("mode", "user", "text", "transcript", "agent"):
+        for name in ("mode", "user", "text", "transcript", "agent", *(["recent"] if config.recent_dim else [])):
             stream.inputs[name][:] = getattr(frame, name).numpy()
         stream.inputs["position"][:] = position
         for name, tensor in (("mask", mask), ("keys", keys), ("values", values)):

@@ -29,13 +29,14 @@ WrittenTurn = tuple[list[list[int]], list[list[int]], list[int]]
 
 @dataclass(slots=True)
 class FrameSequence:
-    """One dialogue, T steps. Inputs: mode, user, text, transcript, agent. Targets: *_target, IGNORE where free."""
+    """One dialogue, T steps. Inputs: mode to recent. Targets: *_target, IGNORE where free."""
 
     mode: np.ndarray
     user: np.ndarray
     text: np.ndarray
     transcript: np.ndarray
     agent: np.ndarray
+    recent: np.ndarray
     text_target: np.ndarray
     transcript_target: np.ndarray
     agent_target: np.ndarray
@@ -201,9 +202,17 @@ def _teacher_forced(
         agent[hit] = agent[rng.permutation(np.flatnonzero(agent[:, 0] >= 0))[: hit.sum()]] if hit.any() else agent[hit]
         hidden = (rng.random(size) < corrupt * 0.5) & (mode == LISTEN)
         transcript[hidden] = PAD
-    return FrameSequence(mode=mode, user=joined["user"], text=text, transcript=transcript, agent=agent, **{
-        key: joined[key] for key in ("text_target", "transcript_target", "agent_target", "turn_target")
-    })  # fmt: skip
+    recent = np.concatenate([latest_pieces(text), latest_pieces(transcript)], axis=1)
+    targets = {name: joined[name] for name in ("text_target", "transcript_target", "agent_target", "turn_target")}
+    return FrameSequence(mode, joined["user"], text, transcript, agent, recent, **targets)
+
+
+def latest_pieces(tokens: np.ndarray) -> np.ndarray:
+    """The latest piece that is not PAD at every step, and the one before it: [T] -> [T, 2]; PAD where there is none."""
+    real = tokens != PAD
+    pieces = np.concatenate([[PAD, PAD], tokens[real]])
+    count = np.cumsum(real)
+    return np.stack([pieces[count + 1], pieces[count]], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +241,12 @@ def collate(sequences: Sequence[FrameSequence]) -> Batch:
 
     padding = torch.tensor([[1] * len(s.mode) + [0] * (longest - len(s.mode)) for s in sequences])
     frame = FrameInput(
-        stack("mode", LISTEN), stack("user", 0), stack("text", PAD), stack("transcript", PAD), stack("agent", -1)
+        stack("mode", LISTEN),
+        stack("user", 0),
+        stack("text", PAD),
+        stack("transcript", PAD),
+        stack("agent", -1),
+        stack("recent", PAD),
     )
     return Batch(
         frame, padding, stack("text_target", IGNORE), stack("transcript_target", IGNORE),

@@ -33,6 +33,7 @@ from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.s2s_data import IGNORE, Batch, Batcher, WrittenTurn
 
 PAD_WEIGHT = 0.3
+RECENT_DIM = 128
 MAX_WRITTEN_TURNS = 8
 WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.2}
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
@@ -120,11 +121,13 @@ def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConf
 def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
-    config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels, notes=args.domain is not None)
+    config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels, notes=args.domain is not None,
+                       recent_dim=RECENT_DIM)  # fmt: skip
     if args.init:
         sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
         config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
-                         agent_levels=config.agent_levels, notes=config.notes)  # fmt: skip
+                         agent_levels=config.agent_levels, notes=config.notes,
+                         recent_dim=config.recent_dim)  # fmt: skip
     allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
     model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
     if args.init:
@@ -144,6 +147,7 @@ def start_from(model: S2S, tokenizer: Tokenizer, directory: Path) -> list[str]:
     """
     tables = [model.text_embed.weight, model.transcript_embed.weight, model.text_head.weight, model.text_head.bias,
               model.transcript_head.weight, model.transcript_head.bias]  # fmt: skip
+    tables += [model.recent_embed.weight] if model.config.recent_dim else []
     fresh = [table.detach().clone() for table in tables]
     partial = load_overlap(model, directory)
     path = directory / "tokenizer.json"
