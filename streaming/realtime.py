@@ -71,7 +71,7 @@ class RealtimeProtocol:
         self._items = ItemList(MAX_ITEMS)
         self._turns: OrderedDict[int, _UserTurn] = OrderedDict()
         self._response: Response | None = None
-        self._last_reply_item: str | None = None
+        self._last_response: Response | None = None
         self._spoken = False
         self._outgoing: list[OutMessage] = []
 
@@ -223,7 +223,7 @@ class RealtimeProtocol:
         heard = ms_to_samples(message.audio_end_ms)
         item.trim(heard)
         self._emit("conversation.item.truncated", item_id=item.id, content_index=0, audio_end_ms=message.audio_end_ms)
-        return [events.TruncateReply(heard)] if item.id == self._last_reply_item else []
+        return [events.TruncateReply(heard)] if self._last_response and item is self._last_response.item else []
 
     # --- what the user does -------------------------------------------------------------------------------------------
 
@@ -307,16 +307,18 @@ class RealtimeProtocol:
             self._emit("response.output_audio.delta", reply=response.start.reply, **response.address(), delta=delta)
         elif isinstance(event, events.ReplyDone):
             response.item.status = "completed" if event.status == "completed" else "incomplete"
-            self._last_reply_item = response.item.id
-            self._response = None
+            self._last_response, self._response = response, None
             self._call_tools(response, event.actions)
             self._emit_all(response.closing(event))
 
     def _forget_reply(self) -> None:
-        item_id = self._last_reply_item
-        if item_id is not None and item_id in self._items:
-            self._items.get(item_id).take_back()
-            self._emit("conversation.item.truncated", item_id=item_id, content_index=0, audio_end_ms=0)
+        if (last := self._last_response) is None or last.item.id not in self._items:
+            return
+        last.item.take_back()
+        self._emit("conversation.item.truncated", item_id=last.item.id, content_index=0, audio_end_ms=0)
+        for call, _ in last.calls:
+            if call.id in self._items:
+                self._item_delete(call.id)
 
     def _call_tools(self, response: Response, actions: tuple[events.Action, ...]) -> None:
         allowed = response.start.tools

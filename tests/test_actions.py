@@ -52,6 +52,19 @@ def test_an_interrupted_reply_does_nothing(actions: Actions, status: events.Resp
     assert seen[-1] == events.ReplyDone("completed", None, events.Usage(1, 2, 3))
 
 
+def test_a_reply_that_is_taken_back_leaves_the_order_as_it_was(actions: Actions) -> None:
+    """Complete or not; the fuller reply after it counts once."""
+    seen: list[events.Event] = []
+    emitter = ActingEmitter(actions.replies, seen.append)
+    reply(emitter, "completed", "Okay, a mocha. Anything else?")
+    for status in ("completed", "cancelled"):
+        reply(emitter, status, "Okay, a latte. Anything else?")
+        emitter(events.ReplyTakenBack())
+    reply(emitter, "completed", "Great, your order is coming right up.")
+    assert isinstance(done := seen[-1], events.ReplyDone)
+    assert [action.arguments["items"] for action in done.actions] == [[{"coffeeDrink": "mocha"}]]
+
+
 def test_conversations_have_orders_of_their_own(actions: Actions) -> None:
     """What one user ordered is not placed for another."""
     seen: list[events.Event] = []

@@ -703,6 +703,24 @@ def test_truncate_trims_the_transcript() -> None:
     assert retrieved["item"]["content"][0]["transcript"] == "Sure,"
 
 
+def test_a_reply_that_is_taken_back() -> None:
+    """Its words are gone and its calls deleted; a client may still truncate it, and what is already deleted is let be."""
+    made = protocol(tools=TOOLS)
+    spoken, call = acting_reply(made, BREW)[-1]["response"]["output"]
+    made.send(events.ReplyTakenBack())
+    assert [(body["type"], body["item_id"]) for body in drain(made)] == [
+        ("conversation.item.truncated", spoken["id"]),
+        ("conversation.item.deleted", call["id"]),
+    ]
+    (retrieved,) = say(made, type="conversation.item.retrieve", item_id=spoken["id"])[1]
+    assert retrieved["item"]["content"][0]["transcript"] == ""
+    body = {"type": "conversation.item.truncate", "item_id": spoken["id"], "content_index": 0, "audio_end_ms": 40}
+    assert [answer["type"] for answer in say(made, **body)[1]] == ["conversation.item.truncated"]
+    say(made, type="conversation.item.delete", item_id=spoken["id"])
+    made.send(events.ReplyTakenBack())
+    assert drain(made) == []
+
+
 @pytest.mark.parametrize(
     ("index", "end_ms", "code"),
     [
