@@ -97,7 +97,7 @@ async def test_an_order_is_a_tool_call(shipped_models: Path) -> None:
     engine = FakeEngine(reply_frames=8, words="Okay, a large latte. Anything else?")
     actions = load_actions(shipped_models / "s2s")
     async with (
-        client_of(engine, *FAKE_SETTINGS, actions=actions) as client,
+        client_of(engine, *FAKE_SETTINGS, "reply.take_back_ms=0", actions=actions) as client,  # nobody waits to hear it
         client.realtime.connect(model="local") as connection,
     ):
         (created,) = await until(connection, "session.created")
@@ -145,7 +145,7 @@ async def test_real_time_streaming_and_latency() -> None:
 async def test_interruption() -> None:
     """The SDK hears that the user was noticed before the reply closes as cancelled, and can truncate."""
     engine = FakeEngine(reply_frames=300)
-    settings = [*FAKE_SETTINGS, "reply.max_lead_ms=400"]
+    settings = [*FAKE_SETTINGS, "reply.max_lead_ms=400", "reply.take_back_ms=0"]
     async with client_of(engine, *settings) as client, client.realtime.connect(model="local") as connection:
         await stream(connection, spoken_turn())
         await until(connection, "response.output_audio.delta")

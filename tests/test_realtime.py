@@ -704,7 +704,7 @@ def test_truncate_trims_the_transcript() -> None:
 
 
 def test_a_reply_that_is_taken_back() -> None:
-    """Its words are gone and its calls deleted; a client may still truncate it, and what is already deleted is let be."""
+    """Its words are gone and its calls deleted; a client may still truncate it, and what is deleted already stays."""
     made = protocol(tools=TOOLS)
     spoken, call = acting_reply(made, BREW)[-1]["response"]["output"]
     made.send(events.ReplyTakenBack())

@@ -21,7 +21,9 @@ IGNORE = -100
 LEAD_FRAMES = (0, 6)  # silence kept before speech
 TRAIL_FRAMES = (4, 11)  # and after it
 TYPED_SHARE = 0.08  # of disturbed training batches, see build_sequence
-MAX_GAP = 3  # steps between written words
+MAX_GAP = 3  # steps between written words, where there are any
+GAP_SHARE = 0.3  # of written dialogues have gaps, as speech does; without them there is room for twice as many
+PREDICTED_SHARE = 0.2  # of written batches have the user's words as targets, too: few of them can be known
 
 WrittenTurn = tuple[list[list[int]], list[list[int]], list[int]]
 """Pieces of every word of the user and of the reply, and of the note after it."""
@@ -94,12 +96,12 @@ def speak_steps(turn: EncodedTurn, config: S2SConfig, user_groups: int) -> dict[
 
 
 def written_steps(
-    words: Sequence[list[int]], mode: int, groups: tuple[int, int], rng: np.random.Generator
+    words: Sequence[list[int]], mode: int, groups: tuple[int, int], rng: np.random.Generator, gap: int = MAX_GAP
 ) -> dict[str, np.ndarray]:
-    """A typed turn (READ) or a written reply (WRITE): a piece a step with gaps between words; gaps are no targets."""
+    """A typed turn (READ) or a written reply (WRITE), a piece a step; gaps, shorter than ``gap``, are no targets."""
     row: list[int] = []
     for ids in words:
-        row += [PAD] * int(rng.integers(0, MAX_GAP)) + ids
+        row += [PAD] * int(rng.integers(0, gap)) + ids
     tokens = np.array([*row, EOS] if mode == WRITE else [*row, PAD], np.int64)
     target = np.where(tokens == PAD, IGNORE, tokens)
     size = len(tokens)
@@ -169,9 +171,10 @@ def build_sequence(
 def build_written(turns: Sequence[WrittenTurn], config: S2SConfig, rng: np.random.Generator) -> FrameSequence:
     """A dialogue in text alone; arguments as for :func:`build_sequence`."""
     groups = (len(config.user_levels), len(config.agent_levels))
+    gap = MAX_GAP if rng.random() < GAP_SHARE else 1
     parts = []
     for user, agent, note in turns:
-        parts += [written_steps(user, READ, groups, rng), written_steps(agent, WRITE, groups, rng)]
+        parts += [written_steps(user, READ, groups, rng, gap), written_steps(agent, WRITE, groups, rng, gap)]
         parts += [note_steps(note, groups)] if config.notes else []
     return _teacher_forced(parts, np.zeros(sum(len(part["mode"]) for part in parts), bool), rng, 0.0)
 
@@ -333,4 +336,7 @@ class Batcher:
                 continue
             sequences.append(sequence)
             total = len(sequences) * max(len(sequence.mode) for sequence in sequences)
-        return collate(sequences)
+        batch = collate(sequences)
+        if self._rng.random() >= PREDICTED_SHARE:
+            batch.transcript.fill_(IGNORE)
+        return batch

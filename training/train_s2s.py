@@ -127,7 +127,7 @@ def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
         sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
         config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
                          agent_levels=config.agent_levels, notes=config.notes,
-                         recent_dim=config.recent_dim)  # fmt: skip
+                         recent_dim=sizes.recent_dim or config.recent_dim)  # fmt: skip
     allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
     model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
     if args.init:
