@@ -127,8 +127,8 @@ class VadConfig(BaseModel):
     """Probability at which a chunk counts as speech."""
     prefix_padding_ms: int = Field(300, ge=0, le=5_000)
     """Audio before the detected onset that belongs to the turn."""
-    silence_duration_ms: int = Field(500, ge=0, le=10_000)
-    """Silence that ends a turn."""
+    silence_duration_ms: int = Field(1_200, ge=0, le=10_000)
+    """Silence that ends a turn in any case; long, since people pause and the model ends most turns earlier."""
     min_speech_ms: int = Field(60, ge=0, le=2_000)
     """Speech needed before a turn starts; shorter bursts are ignored."""
 

@@ -23,7 +23,7 @@ from models.runtime import Mode, StepOut
 from streaming.errors import AudioUnavailable
 from tests.fakes import FakeClient, FakeEngine, eventually, spoken_turn
 
-SETTINGS = ("server.port=0", "vad.detector=energy", "turn.end_of_turn_threshold=2")
+SETTINGS = ("server.port=0", "vad.detector=energy", "vad.silence_duration_ms=500", "turn.end_of_turn_threshold=2")
 
 
 @contextlib.asynccontextmanager

@@ -21,7 +21,7 @@ from streaming.resample import float_to_pcm16, pcm16_to_float
 from tests.fakes import FRAME, FakeEngine, silence, speech, spoken_turn
 
 CHUNK = 480  # 20 ms
-FAKE_SETTINGS = ("vad.detector=energy", "turn.end_of_turn_threshold=2")
+FAKE_SETTINGS = ("vad.detector=energy", "vad.silence_duration_ms=500", "turn.end_of_turn_threshold=2")
 TRANSCRIBE = {"type": "realtime", "audio": {"input": {"transcription": {"model": "local"}}}}
 SPOKEN = Path(__file__).parent / "data"
 

@@ -83,7 +83,7 @@ async def talking(
             talk(
                 worker,
                 AudioConfig(),
-                VadConfig(detector="energy"),
+                VadConfig(detector="energy", silence_duration_ms=500),
                 TurnConfig(end_of_turn_threshold=2.0),
                 ReplyConfig(),
                 LocalConfig(listen_while_speaking=listen_while_speaking),

@@ -23,7 +23,7 @@ from models.runtime import Engine
 from streaming.vad import VadConfig
 from tests.fakes import FakeEngine, silence, speech, spoken_turn
 
-VAD = VadConfig(detector="energy")
+VAD = VadConfig(detector="energy", silence_duration_ms=500)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_one_file(
     short = spoken_turn()[:: 24_000 // rate] if rate < 24_000 else np.repeat(spoken_turn(), rate // 24_000)
     question = wav(tmp_path / "q.wav", np.stack([short] * channels, axis=1), rate)
     output = tmp_path / "a.wav"
-    settings = ["vad.detector=energy"]
+    settings = ["vad.detector=energy", "vad.silence_duration_ms=500"]
     assert run_agent.main(["--input", str(question), "--output", str(output), *settings]) == 0
     info = soundfile.info(output)
     assert (info.samplerate, info.channels, info.frames) == (24_000, 1, 5 * 1_920)
@@ -157,7 +157,15 @@ def test_actions_are_printed(
     """With a domain beside the model each action is one line of JSON; without one there is none."""
     fake_engine.words = ["Okay,", "a", "large", "latte.", "Anything", "else?"]
     question = wav(tmp_path / "q.wav", spoken_turn())
-    arguments = ["--input", str(question), "--output", str(tmp_path / "a.wav"), "vad.detector=energy", "--s2s"]
+    arguments = [
+        "--input",
+        str(question),
+        "--output",
+        str(tmp_path / "a.wav"),
+        "vad.detector=energy",
+        "vad.silence_duration_ms=500",
+        "--s2s",
+    ]
     assert run_agent.main([*arguments, str(shipped_models / "s2s")]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("action: ")]
     name, body = line.removeprefix("action: ").split(" ", 1)

@@ -38,7 +38,7 @@ from training.scoring import Rate, percentile, rate
 CHUNK = SAMPLE_RATE_HZ // 50  # 20 ms
 LEAD_S, TRAIL_S = 0.3, 2.5  # silence before and after the clip
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-SILENCES_MS = (80, 160, 240, 320, 400)
+SILENCES_MS = (120, 160, 200, 240, 280, 320)
 DETECTOR_SILENCES_MS = (200, 300, 500, 800)
 MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
 

@@ -35,7 +35,7 @@ from training.s2s_data import IGNORE, Batch, Batcher, WrittenTurn
 PAD_WEIGHT = 0.3
 RECENT_DIM = 128
 MAX_WRITTEN_TURNS = 8
-WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.2}
+WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.4}
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
 
 
