@@ -21,7 +21,7 @@ from agent.turn import Rules, TurnConfig, TurnTaker
 from agent.worker import Lane
 from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ, Framer
-from streaming.realtime_config import ServerVad, SessionConfig
+from streaming.realtime_config import ServerVad, SessionConfig, TurnDetection
 from streaming.vad import Vad, VadConfig
 
 MAX_HELD_S = 60.0  # push to talk: audio that may wait for its commit
@@ -59,6 +59,7 @@ class Conversation:
         self._detect = True
         self._framer = Framer(lane.frame_size)
         self._now = 0  # samples received: the session's clock
+        self._turns = turns
         self._taker = TurnTaker(turns)
         self._turn_began = 0
         self._defaults = events.CreateResponse()
@@ -188,7 +189,9 @@ class Conversation:
         if detection is None:
             self._decide(turn.SetRules(Rules(detect=False)))
             return
-        self._vad.configure(detector_settings(self._vad_config, detection))
+        detector, turns = detection_settings(self._vad_config, self._turns, detection)
+        self._vad.configure(detector)
+        self._taker.configure(turns)
         self._decide(turn.SetRules(Rules(True, detection.create_response, detection.interrupt_response)))
 
     # --- deciding -----------------------------------------------------------------------------------------------------
@@ -243,12 +246,13 @@ class Conversation:
         self.metrics.turns.append(TurnMetrics(number, by, waited_ms, self._clock()))
 
 
-def detector_settings(base: VadConfig, asked: ServerVad) -> VadConfig:
-    """The daemon's detector with the client's thresholds."""
-    return base.model_copy(
-        update={
-            "threshold": asked.threshold,
-            "prefix_padding_ms": asked.prefix_padding_ms,
-            "silence_duration_ms": asked.silence_duration_ms,
-        }
-    )
+def detection_settings(vad: VadConfig, turns: TurnConfig, asked: TurnDetection) -> tuple[VadConfig, TurnConfig]:
+    """The daemon's settings as a client wants them: the detector alone, or the model with some eagerness."""
+    if isinstance(asked, ServerVad):
+        settings = asked.model_dump(include={"threshold", "prefix_padding_ms", "silence_duration_ms"})
+        return vad.model_copy(update=settings), turns.model_copy(update={"end_of_turn_threshold": turn.MODEL_OFF})
+    if asked.eagerness not in turn.EAGERNESS:
+        return vad, turns
+    threshold, silence_ms, any_silence_ms = turn.EAGERNESS[asked.eagerness]
+    settings = {"end_of_turn_threshold": threshold, "end_of_turn_silence_ms": silence_ms}
+    return vad.model_copy(update={"silence_duration_ms": any_silence_ms}), turns.model_copy(update=settings)

@@ -21,7 +21,7 @@ from agent.turn import TurnConfig
 from agent.worker import Worker
 from streaming import realtime_events as events
 from streaming.realtime import OutMessage, RealtimeProtocol
-from streaming.realtime_config import Audio, AudioInput, ServerVad, SessionConfig
+from streaming.realtime_config import SessionConfig
 from streaming.vad import VadConfig
 from streaming.websocket import INTERNAL_ERROR, TRY_AGAIN_LATER, Client
 
@@ -76,7 +76,7 @@ class Session:
         self._limits = limits
         self._clock = clock
         self._actions = actions
-        config = initial_config(client.query("model"), vad, actions.tools if actions else [])
+        config = initial_config(client.query("model"), actions.tools if actions else [])
         self._protocol = RealtimeProtocol(config, expires_at=int(time.time()) + _LIFETIME_S)
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
         self._outgoing_bytes = 0
@@ -185,12 +185,6 @@ class _SessionLogger(logging.LoggerAdapter[logging.Logger]):
         return f"{self.extra['session']} {msg}", kwargs
 
 
-def initial_config(model: str | None, vad: VadConfig, tools: list[dict[str, Any]]) -> SessionConfig:
-    """The configuration a session starts with: the daemon's own turn detection, the domain's tools."""
-    detection = ServerVad(
-        threshold=vad.threshold,
-        prefix_padding_ms=min(vad.prefix_padding_ms, 2_000),
-        silence_duration_ms=vad.silence_duration_ms,
-    )
-    audio = Audio(input=AudioInput(turn_detection=detection))
-    return SessionConfig(model=model or "local", tools=tools, audio=audio)
+def initial_config(model: str | None, tools: list[dict[str, Any]]) -> SessionConfig:
+    """The configuration a session starts with: the domain's tools, and all else as it is by default."""
+    return SessionConfig(model=model or "local", tools=tools)

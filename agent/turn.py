@@ -18,6 +18,10 @@ from streaming.vad import SpeechStarted, SpeechStopped
 
 MIN_COMMIT_MS = 100
 
+MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
+EAGERNESS = {"low": (0.9, 480, 3_000), "high": (0.5, 160, 800)}
+"""Of ``semantic_vad``, where not the daemon's: threshold, milliseconds of silence with it, of silence in any case."""
+
 EndedBy = Literal["silence", "model", "client"]
 
 
@@ -185,14 +189,18 @@ class TurnTaker:
     """Decides when the user's turns begin and end and when the agent speaks."""
 
     def __init__(self, config: TurnConfig, rules: Rules | None = None) -> None:
-        self._threshold = config.end_of_turn_threshold
-        self._needed_silence = ms_to_samples(config.end_of_turn_silence_ms)
+        self.configure(config)
         self._rules = rules or Rules()
         self._phase = _Phase.WAITING
         self._turn = 0
         self._replies = 0  # wanted and not ended
         self._finished = False  # the model says so, for audio after the last speech
         self._quiet = 0
+
+    def configure(self, config: TurnConfig) -> None:
+        """Decide by these settings from now on."""
+        self._threshold = config.end_of_turn_threshold
+        self._needed_silence = ms_to_samples(config.end_of_turn_silence_ms)
 
     @property
     def listening(self) -> bool:

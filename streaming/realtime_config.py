@@ -7,7 +7,7 @@
 * The effective configuration is always complete: :meth:`SessionConfig.as_json` is what session.created carries.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,7 +45,7 @@ class Transcription(_Strict):
 
 
 class ServerVad(_Strict):
-    """Server-side turn detection. Times in milliseconds."""
+    """Turns end after silence alone. Times in milliseconds."""
 
     type: Literal["server_vad"] = "server_vad"
     threshold: float = Field(0.5, ge=0.0, le=1.0)
@@ -56,13 +56,25 @@ class ServerVad(_Strict):
     interrupt_response: bool = True
 
 
+class SemanticVad(_Strict):
+    """Turns end when the model says that the user has finished; ``eagerness``: how soon (auto: as the daemon is set)."""
+
+    type: Literal["semantic_vad"] = "semantic_vad"
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+TurnDetection = ServerVad | SemanticVad
+
+
 class AudioInput(_Strict):
     """What the client sends and how turns are found in it; ``turn_detection`` None is push to talk."""
 
     format: PcmFormat = PcmFormat()
     transcription: Transcription | None = None
     noise_reduction: None = None
-    turn_detection: ServerVad | None = ServerVad()
+    turn_detection: Annotated[TurnDetection, Field(discriminator="type")] | None = SemanticVad()
 
 
 class AudioOutput(_Strict):
@@ -147,8 +159,8 @@ def merge(config: SessionConfig, update: object, *, spoken: bool) -> SessionConf
     kind = update.get("type", "realtime")
     if kind == "transcription":
         raise RequestError("unsupported_value", "transcription sessions are not supported", "session.type")
-    _check_turn_detection(update)
-    body = _deep_merge(config.model_dump(mode="json"), {k: v for k, v in update.items() if k not in ("id", "object")})
+    body, update = _of_one_type(config.model_dump(mode="json"), update)
+    body = _deep_merge(body, {k: v for k, v in update.items() if k not in ("id", "object")})
     if body["model"] != config.model:
         raise RequestError("immutable_field", "the model of a session cannot be changed", "session.model")
     if body.get("instructions") is None:
@@ -166,17 +178,25 @@ def merge(config: SessionConfig, update: object, *, spoken: bool) -> SessionConf
     return merged
 
 
-def _check_turn_detection(update: Json) -> None:
+def _of_one_type(body: Json, update: Json) -> tuple[Json, Json]:
+    """Make ready to merge turn detections: what is asked for names its type, and settings of the other type are gone.
+
+    Settings without a type are those of the type in use, or of server_vad, if only it has one of them.
+    """
     try:
-        kind = update["audio"]["input"]["turn_detection"]["type"]
+        asked = update["audio"]["input"]["turn_detection"]
     except (KeyError, TypeError):
-        return
-    if kind == "semantic_vad":
-        raise RequestError(
-            "unsupported_value",
-            "semantic_vad is not supported yet; use server_vad or null",
-            "session.audio.input.turn_detection.type",
-        )
+        return body, update
+    if not isinstance(asked, dict):
+        return body, update
+    used = (body["audio"]["input"]["turn_detection"] or {}).get("type", "server_vad")
+    foreign = used == "semantic_vad" and asked.keys() & (
+        ServerVad.model_fields.keys() - SemanticVad.model_fields.keys()
+    )
+    asked = {"type": "server_vad" if foreign else used} | asked
+    if asked["type"] != used:
+        body = _deep_merge(body, {"audio": {"input": {"turn_detection": None}}})
+    return body, _deep_merge(update, {"audio": {"input": {"turn_detection": asked}}})
 
 
 def _deep_merge(old: Json, new: Json) -> Json:
@@ -207,6 +227,6 @@ def _existing(location: tuple[int | str, ...], body: Any) -> list[str]:
         try:
             body = body[part]
         except (KeyError, IndexError, TypeError):
-            break
+            continue
         path.append(str(part))
     return path

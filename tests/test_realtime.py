@@ -119,11 +119,8 @@ def test_greeting_carries_the_whole_session() -> None:
                 "transcription": None,
                 "noise_reduction": None,
                 "turn_detection": {
-                    "type": "server_vad",
-                    "threshold": 0.5,
-                    "prefix_padding_ms": 300,
-                    "silence_duration_ms": 500,
-                    "idle_timeout_ms": None,
+                    "type": "semantic_vad",
+                    "eagerness": "auto",
                     "create_response": True,
                     "interrupt_response": True,
                 },
@@ -306,6 +303,7 @@ def test_transcript_of_a_turn() -> None:
 def test_update_is_a_deep_merge() -> None:
     """Only fields that are present change, at any depth."""
     made = protocol(instructions="be brief", **TRANSCRIBED)
+    say(made, type="session.update", session={"audio": {"input": {"turn_detection": {"threshold": 0.6}}}})
     commands, (answer,) = say(
         made,
         type="session.update",
@@ -314,7 +312,7 @@ def test_update_is_a_deep_merge() -> None:
     assert answer["type"] == "session.updated"
     audio = answer["session"]["audio"]["input"]
     assert audio["turn_detection"]["silence_duration_ms"] == 300
-    assert audio["turn_detection"]["threshold"] == 0.5
+    assert audio["turn_detection"]["threshold"] == 0.6
     assert audio["transcription"]["model"] == "x"
     assert answer["session"]["instructions"] == "be brief"
     assert isinstance(commands[0], events.ConfigureSession)
@@ -347,6 +345,31 @@ def test_turn_detection_can_be_switched_off_and_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("updates", "expected"),
+    [
+        ([{"eagerness": "low"}], {"type": "semantic_vad", "eagerness": "low"}),
+        ([{"create_response": False}], {"type": "semantic_vad", "create_response": False}),
+        ([{"silence_duration_ms": 300}], {"type": "server_vad", "silence_duration_ms": 300, "threshold": 0.5}),
+        (
+            [{"type": "server_vad", "threshold": 0.7}, {"prefix_padding_ms": 0}],
+            {"threshold": 0.7, "prefix_padding_ms": 0},
+        ),
+        ([{"type": "server_vad"}, {"type": "semantic_vad"}], {"type": "semantic_vad", "eagerness": "auto"}),
+        ([None, {"eagerness": "high", "type": "semantic_vad"}], {"type": "semantic_vad", "eagerness": "high"}),
+        ([None, {}], {"type": "server_vad", "silence_duration_ms": 500}),
+    ],
+)
+def test_kinds_of_turn_detection(updates: list[Json], expected: Json) -> None:
+    """Fields of one kind never meet those of the other; without a type the fields tell the kind."""
+    made = protocol()
+    for update in updates:
+        (answer,) = say(made, type="session.update", session={"audio": {"input": {"turn_detection": update}}})[1]
+        assert answer["type"] == "session.updated", answer
+    detection = answer["session"]["audio"]["input"]["turn_detection"]
+    assert detection | expected == detection
+
+
+@pytest.mark.parametrize(
     ("update", "code", "param"),
     [
         ({"type": "transcription"}, "unsupported_value", "session.type"),
@@ -356,9 +379,19 @@ def test_turn_detection_can_be_switched_off_and_on() -> None:
         ({"audio": {"input": {"format": {"type": "audio/pcmu"}}}}, "unsupported_value", "session.audio.input.format"),
         ({"audio": {"output": {"format": {"rate": 16000}}}}, "unsupported_value", "session.audio.output.format"),
         (
-            {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "low"}}}},
-            "unsupported_value",
-            "session.audio.input.turn_detection.type",
+            {"audio": {"input": {"turn_detection": {"type": "psychic_vad"}}}},
+            "invalid_value",
+            "session.audio.input.turn_detection",
+        ),
+        (
+            {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "very"}}}},
+            "invalid_value",
+            "session.audio.input.turn_detection.eagerness",
+        ),
+        (
+            {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "threshold": 0.5}}}},
+            "unknown_parameter",
+            "session.audio.input.turn_detection.threshold",
         ),
         (
             {"audio": {"input": {"turn_detection": {"threshold": 3}}}},

@@ -200,6 +200,28 @@ async def test_create_response_false() -> None:
     assert done["response"]["metadata"] == {"k": "v"}
 
 
+@pytest.mark.parametrize(
+    ("detection", "ended_by", "waited_ms"),
+    [
+        ({}, "model", 320),
+        ({"eagerness": "high"}, "model", 160),
+        ({"eagerness": "low"}, "model", 480),
+        ({"type": "server_vad", "silence_duration_ms": 400}, "silence", 400),
+    ],
+)
+async def test_a_client_chooses_how_turns_end(detection: dict[str, Any], ended_by: str, waited_ms: int) -> None:
+    """With semantic_vad the model decides, sooner or later; with server_vad silence alone does."""
+    engine, client = FakeEngine(reply_frames=1, end_of_turn=0.95), FakeClient()
+    turns = TurnConfig(end_of_turn_threshold=0.7, end_of_turn_silence_ms=320)
+    async with serving(engine, client, turns=turns) as session:
+        update(client, turn_detection=detection)
+        client.speak(spoken_turn())
+        await client.wait_for("response.done")
+        (turn,) = session.conversation.metrics.turns
+    assert turn.ended_by == ended_by
+    assert turn.speech_end_to_decision_ms == pytest.approx(waited_ms, abs=90)
+
+
 # --- interruption -----------------------------------------------------------------------------------------------------
 
 

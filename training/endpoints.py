@@ -22,7 +22,7 @@ import numpy as np
 
 from agent.config import AgentConfig
 from agent.errors import AgentError
-from agent.turn import EndOfTurn, Quiet, StopTurn, TurnConfig, TurnTaker
+from agent.turn import MODEL_OFF, EndOfTurn, Quiet, StopTurn, TurnConfig, TurnTaker
 from agent.worker import StepEngine
 from models.errors import ModelError
 from models.runtime import Mode
@@ -40,7 +40,6 @@ LEAD_S, TRAIL_S = 0.3, 2.5  # silence before and after the clip
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 SILENCES_MS = (120, 160, 200, 240, 280, 320)
 DETECTOR_SILENCES_MS = (200, 300, 500, 800)
-MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
 
 
 @dataclass(frozen=True, slots=True)
