@@ -57,7 +57,7 @@ class ServerVad(_Strict):
 
 
 class SemanticVad(_Strict):
-    """Turns end when the model says that the user has finished; ``eagerness``: how soon (auto: as the daemon is set)."""
+    """Turns end when the model says that the user has finished, soon or late; auto: as the daemon is set."""
 
     type: Literal["semantic_vad"] = "semantic_vad"
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
