@@ -25,6 +25,8 @@ MAX_GAP = 3  # steps between written words, where there are any
 GAP_SHARE = 0.3  # of written dialogues have gaps, as speech does; without them there is room for twice as many
 PREDICTED_SHARE = 0.2  # of written batches have the user's words as targets, too: few of them can be known
 
+WRITTEN_POOL = 256  # written dialogues that are drawn together, to be sorted by length
+
 WrittenTurn = tuple[list[list[int]], list[list[int]], list[int]]
 """Pieces of every word of the user and of the reply, and of the note after it."""
 
@@ -278,6 +280,7 @@ class Batcher:
         self._seed, self._rng = seed, np.random.default_rng(seed)
         self._lengths = np.array([self._most_steps(turns, config) for turns in dialogues])
         self._queue: list[np.ndarray] = []
+        self._written_queue: list[list[FrameSequence]] = []
 
     @staticmethod
     def _most_steps(turns: Sequence[EncodedTurn], config: S2SConfig) -> int:
@@ -306,7 +309,7 @@ class Batcher:
 
     def restart(self, step: int) -> None:
         """Go on with batches that differ from those before ``step``: what a resumed run calls."""
-        self._rng, self._queue = np.random.default_rng([self._seed, step]), []
+        self._rng, self._queue, self._written_queue = np.random.default_rng([self._seed, step]), [], []
 
     def epoch_batches(self) -> int:
         """About how many batches an epoch has."""
@@ -327,16 +330,22 @@ class Batcher:
         )
 
     def _written_batch(self) -> Batch:
-        assert self._written is not None
-        sequences: list[FrameSequence] = []
-        total = 0
-        while total < self._frames:
-            sequence = build_written(self._written(self._rng), self._config, self._rng)
-            if len(sequence.mode) > self._config.window:
-                continue
-            sequences.append(sequence)
-            total = len(sequences) * max(len(sequence.mode) for sequence in sequences)
-        batch = collate(sequences)
+        if not self._written_queue:
+            self._written_queue = self._draw_written()
+        batch = collate(self._written_queue.pop())
         if self._rng.random() >= PREDICTED_SHARE:
             batch.transcript.fill_(IGNORE)
         return batch
+
+    def _draw_written(self) -> list[list[FrameSequence]]:
+        """Written dialogues of a pool in batches of similar length: less than a tenth of their steps is padding."""
+        assert self._written is not None
+        drawn = (build_written(self._written(self._rng), self._config, self._rng) for _ in range(WRITTEN_POOL))
+        pool = sorted((s for s in drawn if len(s.mode) <= self._config.window), key=lambda s: len(s.mode))
+        batches: list[list[FrameSequence]] = [[]]
+        for sequence in pool:
+            if batches[-1] and (len(batches[-1]) + 1) * len(sequence.mode) > self._frames:
+                batches.append([])
+            batches[-1].append(sequence)
+        self._rng.shuffle(batches)  # type: ignore[arg-type]
+        return batches
