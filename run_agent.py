@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     # imported here so that --help and wrong flags answer at once
     from agent.errors import AgentError
     from models.errors import ModelError
+    from streaming.errors import StreamingError
 
     try:
         if args.input is not None:
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.say is not None:
             return _say(args)
         return _serve(args)
-    except (AgentError, ModelError) as exc:
+    except (AgentError, ModelError, StreamingError) as exc:
         print(f"run_agent.py: {exc}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -88,9 +89,10 @@ def _serve(args: argparse.Namespace) -> int:
 def _answer_file(args: argparse.Namespace) -> int:
     from agent.actions import load_actions
     from agent.config import load_config
-    from agent.local import action_line, answer, read_audio, write_audio
+    from agent.local import action_line, answer
     from agent.worker import Worker
     from models.runtime import Engine
+    from streaming.sound_files import read_audio, write_audio
 
     config = load_config(_config_path(args), args.overrides)
     question = read_audio(args.input)
@@ -111,8 +113,9 @@ def _answer_file(args: argparse.Namespace) -> int:
 
 
 def _say(args: argparse.Namespace) -> int:
-    from agent.local import say, write_audio
+    from agent.local import say
     from models.runtime import Engine
+    from streaming.sound_files import write_audio
 
     write_audio(args.output, say(Engine.load(*_artefacts(args)), args.say))
     return 0

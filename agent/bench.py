@@ -27,10 +27,11 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
 from agent.errors import AgentError, InputError
-from agent.local import read_audio
 from agent.worker import StepEngine
 from models.errors import ModelError
 from models.runtime import Engine, Mode
+from streaming.errors import StreamingError
+from streaming.sound_files import read_audio
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "models" / "pretrained" / "coffee-en"
@@ -332,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = provenance()
         report["frames"] = time_frames(Engine.load(args.codec, args.s2s), question, args.frames)
         report["daemon"] = asyncio.run(measure_daemon(args.codec, args.s2s, question, args.asks))
-    except (AgentError, ModelError, OSError) as exc:
+    except (AgentError, ModelError, StreamingError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
     print("\n".join(to_lines(report)))

@@ -2,7 +2,7 @@
 
 AgentError
 ├── ConfigError      a configuration file or an override is wrong; the message names file and key
-├── InputError       a file given on the command line cannot be used
+├── InputError       what was given on the command line cannot be used
 ├── ServeError       the server cannot start (port in use, bad host)
 ├── StepError        the engine failed in one session; the session ends, the others go on
 └── SlowReader       the other side does not read what it is sent; the session ends
@@ -18,7 +18,7 @@ class ConfigError(AgentError):
 
 
 class InputError(AgentError):
-    """A file given on the command line cannot be used."""
+    """What was given on the command line cannot be used."""
 
 
 class ServeError(AgentError):

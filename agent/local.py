@@ -3,14 +3,9 @@
 import asyncio
 import json
 import logging
-import os
-import tempfile
-import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import soundfile
 from pydantic import BaseModel, ConfigDict
 
 from agent.actions import Actions
@@ -22,19 +17,13 @@ from agent.worker import Worker
 from models.errors import ModelError
 from models.runtime import Engine, Mode
 from streaming import realtime_events as events
-from streaming.audio_io import AudioConfig, AudioIO, open_default
-from streaming.errors import AudioUnavailable
-from streaming.frames import SAMPLE_RATE_HZ
+from streaming.audio_io import AudioConfig, move_audio, open_default
 from streaming.playout import Playout, PlayoutConfig
-from streaming.resample import resample
 from streaming.vad import SpeechStarted, Vad, VadConfig
 
 logger = logging.getLogger(__name__)
 
-_MAX_INPUT_S = 600.0
-_POLL_S = 0.25
 _LEAD_MS, _PLAYOUT_MS = 1_000, 4_000  # the second is never reached: the lead is, first
-_ECHO_TAIL_S = 0.3  # the room and the devices still sound after the last sample was handed over
 
 
 class LocalConfig(BaseModel):
@@ -77,7 +66,7 @@ async def talk(
         conversation = Conversation(await worker.open(), speaker.take, vad, turns, replies, actions=actions)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
-            await _move_audio(devices, speaker, conversation, wake, local)
+            await move_audio(devices, speaker.playout, conversation.hear, wake, local.listen_while_speaking)
 
 
 class _Speaker:
@@ -115,28 +104,6 @@ class _Speaker:
                 else:
                     self._generation += 1
                     self.playout.cancel(self._generation)
-
-
-async def _move_audio(
-    devices: AudioIO, speaker: _Speaker, conversation: Conversation, wake: asyncio.Event, local: LocalConfig
-) -> None:
-    speaking_until = 0.0
-    while True:
-        wake.clear()
-        devices.feed(speaker.playout)
-        now = time.monotonic()
-        if not speaker.playout.idle or devices.unplayed_samples:
-            speaking_until = now + _ECHO_TAIL_S
-        for lost in devices.poll(now):
-            raise AudioUnavailable(lost.reason)
-        while (chunk := devices.read()) is not None:
-            deaf = now < speaking_until and not local.listen_while_speaking
-            await conversation.hear(np.zeros_like(chunk.pcm) if deaf else chunk.pcm)
-        try:
-            async with asyncio.timeout(_POLL_S):
-                await wake.wait()
-        except TimeoutError:
-            continue
 
 
 # --- one text, one file -----------------------------------------------------------------------------------------------
@@ -244,45 +211,3 @@ def spoken_part(pcm: np.ndarray, config: VadConfig) -> np.ndarray:
     ends = [event.speech_end for event in found if not isinstance(event, SpeechStarted)]
     end = len(pcm) if vad.speaking else ends[-1]
     return pcm[starts[0] : max(end, starts[0] + 1)]
-
-
-def read_audio(path: Path) -> np.ndarray:
-    """Read any sound file: channels are averaged, the rate is converted. -> float32 [n], 24 kHz mono.
-
-    Raises:
-        InputError: the file is missing, no sound file, empty or too long; the message names it.
-    """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.frames > _MAX_INPUT_S * file.samplerate:
-                raise InputError(f"{path} is longer than {_MAX_INPUT_S:.0f} s")
-            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
-    except (soundfile.SoundFileError, OSError) as exc:
-        raise InputError(f"{path} is no sound file that can be read ({exc})") from exc
-    if not len(samples):
-        raise InputError(f"{path} holds no audio")
-    mono = np.nan_to_num(samples.mean(axis=1, dtype=np.float32))
-    return resample(mono, rate, SAMPLE_RATE_HZ)
-
-
-def write_audio(path: Path, pcm: np.ndarray) -> None:
-    """Write float32 [n] as a 24 kHz mono 16-bit WAV file; the file appears whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(suffix=".wav", dir=path.parent)
-        os.close(handle)
-        try:
-            soundfile.write(temporary, np.clip(pcm, -1.0, 1.0), SAMPLE_RATE_HZ, subtype="PCM_16", format="WAV")
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except (soundfile.SoundFileError, OSError) as exc:
-        why = getattr(exc, "strerror", None) or exc  # without the name of the temporary file
-        raise InputError(f"{path} cannot be written ({why})") from exc

@@ -6,8 +6,12 @@ noticing a lost device) happens where `AudioIO.read`, `feed` and `poll` are call
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
+
+import numpy as np
 
 from streaming.device_stream import (
     CHANNEL_FIELD,
@@ -19,12 +23,15 @@ from streaming.device_stream import (
     reason,
 )
 from streaming.errors import AudioUnavailable
-from streaming.frames import SAMPLE_RATE_HZ, ms_to_samples
+from streaming.frames import SAMPLE_RATE_HZ, FloatArray, ms_to_samples
 from streaming.playout import Playout
 from streaming.resample import LiveResampler
 from streaming.ring import Chunk
 
-__all__ = ["AudioConfig", "AudioIO", "DeviceLost", "describe_devices", "open_default"]
+__all__ = ["AudioConfig", "AudioIO", "DeviceLost", "describe_devices", "move_audio", "open_default"]
+
+_POLL_S = 0.25
+_ECHO_TAIL_S = 0.3  # the room and the devices still sound after the last sample was handed over
 
 
 def describe_devices(backend: Any = None) -> list[str]:
@@ -195,3 +202,41 @@ def open_default(
         audio.close()
         raise
     return audio
+
+
+async def move_audio(
+    devices: AudioIO,
+    playout: Playout,
+    hear: Callable[[FloatArray], Awaitable[object]],
+    wake: asyncio.Event,
+    listen_while_speaking: bool,
+) -> None:
+    """Carry audio between the devices, a playout and whoever hears, until cancelled.
+
+    Args:
+        devices: Open and started.
+        playout: What the speaker plays.
+        hear: Takes microphone audio, float32 [n].
+        wake: Set by the devices after each block.
+        listen_while_speaking: Whether the microphone counts while the speaker plays; if not, it is silent then.
+
+    Raises:
+        AudioUnavailable: A device went away.
+    """
+    speaking_until = 0.0
+    while True:
+        wake.clear()
+        devices.feed(playout)
+        now = time.monotonic()
+        if not playout.idle or devices.unplayed_samples:
+            speaking_until = now + _ECHO_TAIL_S
+        for lost in devices.poll(now):
+            raise AudioUnavailable(lost.reason)
+        while (chunk := devices.read()) is not None:
+            deaf = now < speaking_until and not listen_while_speaking
+            await hear(np.zeros_like(chunk.pcm) if deaf else chunk.pcm)
+        try:
+            async with asyncio.timeout(_POLL_S):
+                await wake.wait()
+        except TimeoutError:
+            continue

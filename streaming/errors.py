@@ -1,7 +1,9 @@
 """Errors of the streaming package.
 
 StreamingError
-└── AudioUnavailable    no PortAudio library, no device, or the device is busy
+├── AudioUnavailable    no PortAudio library, no device, or the device is busy
+├── SoundFileError      a sound file cannot be read or written
+└── ServerUnavailable   a client cannot reach its server, or lost it
 """
 
 from __future__ import annotations
@@ -9,6 +11,14 @@ from __future__ import annotations
 
 class StreamingError(Exception):
     """Root of everything this package raises on purpose."""
+
+
+class SoundFileError(StreamingError):
+    """A sound file cannot be used; ``str(error)`` is one plain sentence that names it."""
+
+
+class ServerUnavailable(StreamingError):
+    """The server is not there, or left; ``str(error)`` is one plain sentence."""
 
 
 class AudioUnavailable(StreamingError):

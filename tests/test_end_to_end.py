@@ -15,9 +15,9 @@ from openai import AsyncOpenAI
 from agent.actions import Actions, load_actions
 from agent.config import load_config
 from agent.daemon import Daemon
-from agent.local import read_audio
 from models.runtime import Engine
 from streaming.resample import float_to_pcm16, pcm16_to_float
+from streaming.sound_files import read_audio
 from tests.fakes import FRAME, FakeEngine, silence, speech, spoken_turn
 
 CHUNK = 480  # 20 ms

@@ -14,12 +14,13 @@ import pytest
 import soundfile
 
 import run_agent
-from agent.errors import InputError
-from agent.local import answer, read_audio, spoken_part, write_audio
+from agent.local import answer, spoken_part
 from agent.mind import ReplyConfig
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.runtime import Engine
+from streaming.errors import SoundFileError
+from streaming.sound_files import read_audio, write_audio
 from streaming.vad import VadConfig
 from tests.fakes import FakeEngine, silence, speech, spoken_turn
 
@@ -184,7 +185,7 @@ def test_the_answer_replaces_an_older_one(tmp_path: Path) -> None:
 
 def test_an_empty_file(tmp_path: Path) -> None:
     """No samples, no question."""
-    with pytest.raises(InputError, match="holds no audio"):
+    with pytest.raises(SoundFileError, match="holds no audio"):
         read_audio(wav(tmp_path / "q.wav", np.zeros(0, np.float32)))
 
 

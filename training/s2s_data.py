@@ -21,8 +21,7 @@ IGNORE = -100
 LEAD_FRAMES = (0, 6)  # silence kept before speech
 TRAIL_FRAMES = (4, 11)  # and after it
 TYPED_SHARE = 0.08  # of disturbed training batches, see build_sequence
-MAX_GAP = 3  # steps between written words, where there are any
-GAP_SHARE = 0.3  # of written dialogues have gaps, as speech does; without them there is room for twice as many
+MAX_GAP, GAP_SHARE = 3, 0.3  # steps between words in a share of the written dialogues; others need half the room
 PREDICTED_SHARE = 0.2  # of written batches have the user's words as targets, too: few of them can be known
 
 WRITTEN_POOL = 256  # written dialogues that are drawn together, to be sorted by length
@@ -208,8 +207,8 @@ def _teacher_forced(
         hidden = (rng.random(size) < corrupt * 0.5) & (mode == LISTEN)
         transcript[hidden] = PAD
     recent = np.concatenate([latest_pieces(text), latest_pieces(transcript)], axis=1)
-    targets = {name: joined[name] for name in ("text_target", "transcript_target", "agent_target", "turn_target")}
-    return FrameSequence(mode, joined["user"], text, transcript, agent, recent, **targets)
+    targets = (joined[name] for name in ("text_target", "transcript_target", "agent_target", "turn_target"))
+    return FrameSequence(mode, joined["user"], text, transcript, agent, recent, *targets)
 
 
 def latest_pieces(tokens: np.ndarray) -> np.ndarray:
@@ -341,7 +340,7 @@ class Batcher:
         """Written dialogues of a pool in batches of similar length: less than a tenth of their steps is padding."""
         assert self._written is not None
         drawn = (build_written(self._written(self._rng), self._config, self._rng) for _ in range(WRITTEN_POOL))
-        pool = sorted((s for s in drawn if len(s.mode) <= self._config.window), key=lambda s: len(s.mode))
+        pool = sorted((one for one in drawn if len(one.mode) <= self._config.window), key=lambda one: len(one.mode))
         batches: list[list[FrameSequence]] = [[]]
         for sequence in pool:
             if batches[-1] and (len(batches[-1]) + 1) * len(sequence.mode) > self._frames:

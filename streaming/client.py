@@ -1,0 +1,223 @@
+"""A client for the command line: a recording in and the conversation out, or microphone and speaker.
+
+    python -m streaming.client --input question.wav --output heard.wav
+    python -m streaming.client --mic --url ws://192.168.1.5:8765/v1/realtime
+
+- A recording is sent at the speed of speech, then silence until the answers have been played. The output file holds
+  what a listener would have heard of the agent, from the first sample that was sent on.
+- When the server hears the user during a reply, playing stops, and the server is told how much was heard.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from streaming.audio_io import AudioConfig, move_audio, open_default
+from streaming.errors import ServerUnavailable, StreamingError
+from streaming.frames import SAMPLE_RATE_HZ, FloatArray, samples_to_ms
+from streaming.playout import Playout, PlayoutConfig
+from streaming.resample import float_to_pcm16, pcm16_to_float
+from streaming.sound_files import read_audio, write_audio
+
+URL = "ws://127.0.0.1:8765/v1/realtime"
+CHUNK = SAMPLE_RATE_HZ // 50  # 20 ms
+QUIET_S = 2.5  # after the recording and after the last reply: nothing more will come
+_CONNECT_S = 10.0
+_MAX_MESSAGE = 1 << 24
+_MAX_LEAD_MS = 60_000  # of a server that does not pace its replies
+
+
+class Talk:
+    """One conversation over an open connection: audio up, audio and texts down.
+
+    Args:
+        socket: the connection.
+        tell: takes one line for the user at a time.
+    """
+
+    def __init__(self, socket: ClientConnection, tell: Callable[[str], None]) -> None:
+        self.playout = Playout(PlayoutConfig(max_lead_ms=_MAX_LEAD_MS))
+        self.answering = False
+        self._socket = socket
+        self._tell = tell
+        self._generation = 0
+        self._response: str | None = None  # that may be played
+        self._item: str | None = None  # of it
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no reply is under way or being played."""
+        return not self.answering and self.playout.idle
+
+    async def send(self, pcm: FloatArray) -> None:
+        """Send microphone audio, float32 [n], 24 kHz.
+
+        Raises:
+            ServerUnavailable: the server left.
+        """
+        audio = base64.b64encode(float_to_pcm16(pcm)).decode("ascii")
+        await self._say({"type": "input_audio_buffer.append", "audio": audio})
+
+    async def listen(self) -> None:
+        """Take what the server says until it leaves.
+
+        Raises:
+            ServerUnavailable: it left.
+        """
+        transcription = {"audio": {"input": {"transcription": {"model": "local"}}}}
+        await self._say({"type": "session.update", "session": {"type": "realtime", **transcription}})
+        try:
+            async for message in self._socket:
+                await self._take(json.loads(message))
+        except ConnectionClosed as exc:
+            raise ServerUnavailable(f"the server left ({exc})") from exc
+        raise ServerUnavailable("the server ended the conversation")
+
+    async def _say(self, body: dict[str, Any]) -> None:
+        try:
+            await self._socket.send(json.dumps(body))
+        except ConnectionClosed as exc:
+            raise ServerUnavailable(f"the server left ({exc})") from exc
+
+    async def _take(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "input_audio_buffer.speech_started":
+                await self._stop_playing()
+            case "conversation.item.input_audio_transcription.completed":
+                self._tell(f"user: {event['transcript']}")
+            case "response.created":
+                self._generation += 1
+                self._response = event["response"]["id"]
+                self.answering = True
+            case "response.output_audio.delta" if event["response_id"] == self._response:
+                self._item = event["item_id"]
+                self.playout.push(pcm16_to_float(base64.b64decode(event["delta"])), self._generation)
+            case "response.output_audio_transcript.done":
+                self._tell(f"agent: {event['transcript']}")
+            case "response.function_call_arguments.done":
+                self._tell(f"action: {event['name']} {event['arguments']}")
+            case "response.done":
+                self.answering = False
+                self.playout.end(self._generation)
+            case "error":
+                self._tell(f"error: {event['error']['message']}")
+
+    async def _stop_playing(self) -> None:
+        self._response = None
+        if self.playout.idle:
+            return
+        self._generation += 1
+        played = self.playout.cancel(self._generation)
+        if self._item is not None:
+            heard_ms = samples_to_ms(played)
+            await self._say({"type": "conversation.item.truncate", "item_id": self._item, "content_index": 0,
+                             "audio_end_ms": heard_ms})  # fmt: skip
+
+
+async def speak(talk: Talk, pcm: FloatArray) -> FloatArray:
+    """Speak a recording in real time and wait for the answers.
+
+    Returns:
+        What was played meanwhile, float32 [n], from the first sample that was sent.
+
+    Raises:
+        ServerUnavailable: the server left.
+    """
+    clock = asyncio.get_running_loop().time
+    began, quiet_since, heard = clock(), clock(), []
+    for start in range(0, sys.maxsize, CHUNK):
+        await asyncio.sleep(max(0.0, began + start / SAMPLE_RATE_HZ - clock()))
+        chunk = pcm[start : start + CHUNK]
+        await talk.send(np.pad(chunk, (0, CHUNK - len(chunk))))
+        heard.append(talk.playout.pull(CHUNK))
+        if start < len(pcm) or not talk.quiet:
+            quiet_since = clock()
+        if clock() - quiet_since >= QUIET_S:
+            break
+    return np.concatenate(heard)
+
+
+async def converse(talk: Talk, headphones: bool) -> None:
+    """Talk through the local devices until cancelled.
+
+    Raises:
+        AudioUnavailable: there is no usable device, or it went away.
+        ServerUnavailable: the server left.
+    """
+    loop, wake = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake_up() -> None:
+        loop.call_soon_threadsafe(wake.set)
+
+    with open_default(AudioConfig(), wake_up) as devices:
+        print(f"talking through {devices.description}", flush=True)
+        await move_audio(devices, talk.playout, talk.send, wake, headphones)
+
+
+async def run(args: argparse.Namespace) -> None:
+    """Connect and hold the conversation that the flags ask for.
+
+    Raises:
+        StreamingError: the server, a file or a device cannot be used.
+    """
+    pcm = None if args.mic else read_audio(args.input)
+    try:
+        socket = await connect(args.url, open_timeout=_CONNECT_S, max_size=_MAX_MESSAGE)
+    except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as exc:
+        raise ServerUnavailable(f"{args.url} cannot be reached ({exc or 'no answer'})") from exc
+    talk = Talk(socket, lambda line: print(line, flush=True))
+    try:
+        async with socket, asyncio.TaskGroup() as tasks:
+            listening = tasks.create_task(talk.listen(), name="listen")
+            if pcm is None:
+                await converse(talk, args.headphones)
+            else:
+                heard = await speak(talk, pcm)
+                if args.output is not None:
+                    write_audio(args.output, heard)
+            listening.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default=URL, help=f"of the server (default: {URL})")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--mic", action="store_true", help="talk through the local microphone and speaker")
+    source.add_argument("--input", type=Path, metavar="F", help="a recording to speak")
+    parser.add_argument("--output", type=Path, metavar="F", help="with --input: what was heard (24 kHz mono WAV)")
+    parser.add_argument("--headphones", action="store_true", help="with --mic: listen while the agent speaks, too")
+    args = parser.parse_args(argv)
+    if args.mic and args.output is not None:
+        parser.error("--output belongs to --input")
+    if args.headphones and not args.mic:
+        parser.error("--headphones belongs to --mic")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the client; returns the exit code, 2 when something cannot be used."""
+    args = parse_args(argv)
+    try:
+        asyncio.run(run(args))
+    except StreamingError as exc:
+        print(f"streaming.client: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The command-line client against the real daemon."""
+
+import argparse
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from agent.actions import Actions, load_actions
+from agent.config import load_config
+from agent.daemon import Daemon
+from streaming import client
+from streaming.errors import ServerUnavailable
+from tests.fakes import FRAME, FakeEngine, eventually, silence, speech, spoken_turn
+
+SETTINGS = ("server.port=0", "vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2")
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: Any, *settings: str, actions: Actions | None = None) -> AsyncIterator[Daemon]:
+    daemon = Daemon(engine, load_config(None, [*SETTINGS, *settings]), actions=actions)
+    ready = asyncio.Event()
+    task = asyncio.create_task(daemon.run(lambda port: ready.set()))
+    await ready.wait()
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+        async with asyncio.timeout(10):
+            await task
+
+
+def flags(daemon: Daemon, folder: Path, pcm: np.ndarray) -> argparse.Namespace:
+    """To speak this recording."""
+    soundfile.write(folder / "in.wav", pcm, 24_000)
+    url = f"ws://127.0.0.1:{daemon.port}/v1/realtime"
+    return client.parse_args(["--url", url, "--input", str(folder / "in.wav"), "--output", str(folder / "out.wav")])
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "QUIET_S", 0.8)
+
+
+async def test_a_recording_is_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shipped_models: Path
+) -> None:
+    """Both sides are told as text, what the reply did too, and its audio stands in the file where it was heard."""
+    engine = FakeEngine(reply_frames=5, words="Okay, a latte. Anything else?")
+    async with serving(engine, actions=load_actions(shipped_models / "s2s")) as daemon:
+        question = spoken_turn(after_s=0.2)
+        await client.run(flags(daemon, tmp_path, question))
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("user: w1")
+    action = 'action: add_items {"items": [{"coffeeDrink": "latte"}]}'
+    assert told[1:] == ["agent: Okay, a latte. Anything else?", action]
+    heard, rate = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    loud = np.flatnonzero(np.abs(heard) > 0.05)
+    assert rate == 24_000
+    assert 4.5 * FRAME < loud[-1] - loud[0] < 5.5 * FRAME
+    assert loud[0] > len(question)
+
+
+async def test_an_interrupted_reply_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The user goes on while a long reply plays: it ends there, and the engine is told what was heard of it."""
+    engine = FakeEngine(reply_frames=100)
+    async with serving(engine, "reply.take_back_ms=0") as daemon:
+        pcm = np.concatenate([spoken_turn(after_s=1.0), speech(0.6), silence(0.1)])
+        task = asyncio.create_task(client.run(flags(daemon, tmp_path, pcm)))
+        await eventually(lambda: any(state.truncations for state in engine.states))
+        engine.reply_frames = 2
+        await task
+    (state,) = [state for state in engine.states if state.truncations]
+    assert 3 <= state.truncations[0] <= 12
+    heard, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    assert len(np.flatnonzero(np.abs(heard) > 0.05)) < 20 * FRAME
+    assert capsys.readouterr().out.count("agent:") == 2
+
+
+async def test_a_server_that_leaves_is_one_sentence(tmp_path: Path) -> None:
+    """In the middle of a conversation."""
+    async with serving(FakeEngine()) as daemon:
+        task = asyncio.create_task(client.run(flags(daemon, tmp_path, silence(5.0))))
+        await asyncio.sleep(0.3)
+    with pytest.raises(ServerUnavailable, match="the server"):
+        await task
+    assert not (tmp_path / "out.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "missing.wav"], "there is no file missing.wav"),
+        (["--input", __file__], "no sound file"),
+        (["--url", "ws://127.0.0.1:9/v1/realtime", "--input", "in.wav"], "cannot be reached"),
+        (["--url", "nonsense", "--input", "in.wav"], "nonsense cannot be reached"),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exit code 2 and one line."""
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("in.wav", silence(0.1), 24_000)
+    assert client.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--mic", "--input", "a.wav"], ["--mic", "--output", "b.wav"]])
+def test_flags_that_contradict_each_other(arguments: list[str]) -> None:
+    """Argparse says so and exits."""
+    with pytest.raises(SystemExit):
+        client.parse_args(arguments)
