@@ -6,12 +6,11 @@ import pytest
 import soundfile
 
 from agent.config import AgentConfig
-from agent.turn import TurnConfig
+from agent.turn import MODEL_OFF, TurnConfig
 from streaming.vad import VadConfig
 from tests.fakes import SAMPLE_RATE, FakeEngine
 from training.endpoints import (
     LEAD_S,
-    MODEL_OFF,
     Score,
     Setting,
     Trace,
