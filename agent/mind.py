@@ -167,7 +167,9 @@ class Mind:
             self._interrupted.append(reply.number)
             self._metrics.interrupted += 1
             self._close("cancelled", reason)
-            if reason == "turn_detected" and reply.begun and self._is_premature(reply):
+            if reason != "turn_detected":
+                self._latest = None  # it was not the user's next words that ended it
+            elif reply.begun and self._is_premature(reply):
                 self._take_back()
 
     async def run(self) -> None:

@@ -278,6 +278,22 @@ async def test_a_reply_that_came_too_early_is_taken_back(frames: int) -> None:
     assert "error" not in client.types()
 
 
+async def test_a_cancelled_reply_is_not_taken_back() -> None:
+    """Its turn was over: what was heard of the reply stays, however little, and the next words are a new turn."""
+    engine, client, clock = FakeEngine(reply_frames=200), FakeClient(), FakeClock()
+    async with serving(engine, client, ReplyConfig(max_lead_ms=800, take_back_ms=400), clock=clock) as session:
+        client.speak(spoken_turn())
+        await client.wait_for("response.output_audio.delta", 4)
+        clock.now += 0.1
+        client.say("response.cancel")
+        await client.wait_for("response.done")
+        engine.reply_frames = 1
+        client.speak(spoken_turn(0.4))
+        await client.wait_for("response.done", 2)
+        assert session.conversation.metrics.taken_back == 0
+    assert state_of(engine).truncations == [2]
+
+
 @pytest.mark.parametrize("change", [{"interrupt_response": False}, {}])
 async def test_a_reply_that_was_heard_stays(change: dict[str, bool]) -> None:
     """So does one that must not be interrupted."""
