@@ -32,7 +32,7 @@ class LocalConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     listen_while_speaking: bool = False
-    """Let the user interrupt. Only with headphones: without an echo canceller the agent would hear itself."""
+    """Let the user interrupt. Only with headphones: else the agent hears itself, unless the echo is cancelled."""
 
 
 # --- microphone and speaker -------------------------------------------------------------------------------------------
@@ -66,7 +66,8 @@ async def talk(
         conversation = Conversation(await worker.open(), speaker.take, vad, turns, replies, actions=actions)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
-            await move_audio(devices, speaker.playout, conversation.hear, wake, local.listen_while_speaking)
+            listening = local.listen_while_speaking or audio.echo_cancellation
+            await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
 
 
 class _Speaker:

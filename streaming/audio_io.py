@@ -22,6 +22,7 @@ from streaming.device_stream import (
     load_backend,
     reason,
 )
+from streaming.echo import EchoCanceller
 from streaming.errors import AudioUnavailable
 from streaming.frames import SAMPLE_RATE_HZ, FloatArray, ms_to_samples
 from streaming.playout import Playout
@@ -77,6 +78,12 @@ class AudioIO:
         except AudioUnavailable:
             self._mic.close()
             raise
+        try:
+            self._echo = EchoCanceller(config.noise_suppression) if config.echo_cancellation else None
+        except AudioUnavailable:
+            self.close()
+            raise
+        self._rendered = LiveResampler(self._speaker.rate_hz, SAMPLE_RATE_HZ)
         self._lead = ms_to_samples(config.speaker_lead_ms)
         self._block = ms_to_samples(config.block_ms)
         self._from_mic = LiveResampler(self._mic.rate_hz, SAMPLE_RATE_HZ)
@@ -144,13 +151,22 @@ class AudioIO:
             self._origin = round(chunk.start * SAMPLE_RATE_HZ / self._mic.rate_hz)
             self._position = self._origin
             self._from_mic.reset()
+            if self._echo is not None:
+                self._echo.reset()
         self._mic_next = chunk.start + len(chunk.pcm)
-        pcm = self._from_mic.push(chunk.pcm)
+        pcm = self._without_echo(self._from_mic.push(chunk.pcm))
         if not len(pcm):
             return None
         start = self._position
         self._position += len(pcm)
         return Chunk(pcm, start)
+
+    def _without_echo(self, pcm: FloatArray) -> FloatArray:
+        if self._echo is None or self._speaker.rendered is None:
+            return pcm
+        while (rendered := self._speaker.rendered.read()) is not None:
+            self._echo.play(self._rendered.push(rendered.pcm))
+        return self._echo.clean(pcm)
 
     def feed(self, playout: Playout) -> None:
         """Move audio from `playout` until the speaker is `speaker_lead_ms` ahead.

@@ -37,6 +37,10 @@ class AudioConfig(BaseModel):
     """Device index or part of its name; None is the system's default."""
     block_ms: int = Field(10, ge=5, le=100)
     """Audio a callback handles at once."""
+    echo_cancellation: bool = False
+    """Take the agent's own voice out of the microphone, so that the user can interrupt without headphones."""
+    noise_suppression: bool = False
+    """With echo cancellation: take steady noise out of the microphone as well."""
     mic_ring_ms: int = Field(500, ge=100, le=5_000)
     """Microphone audio kept for a late reader."""
     speaker_lead_ms: int = Field(40, ge=10, le=500)
@@ -82,6 +86,9 @@ class DeviceStream:
         ring_ms = config.mic_ring_ms if direction == "microphone" else config.speaker_lead_ms + 4 * config.block_ms
         self.block_samples = ms_to_samples(config.block_ms, self.rate_hz)
         self.ring = Ring(ms_to_samples(ring_ms, self.rate_hz))
+        echoes = direction == "speaker" and config.echo_cancellation
+        self.rendered = Ring(ms_to_samples(config.mic_ring_ms, self.rate_hz)) if echoes else None
+        """What the speaker was given, silence included."""
         kind = backend.InputStream if direction == "microphone" else backend.OutputStream
         try:
             self.stream = kind(
@@ -143,6 +150,8 @@ class DeviceStream:
         count = self.ring.read_into(data[:, 0])
         data[count:, 0] = 0.0
         data[:, 1:] = data[:, :1]
+        if self.rendered is not None:
+            self.rendered.write(data[:, 0])
         self._wake()
 
     def _on_finished(self) -> None:

@@ -123,6 +123,27 @@ def test_microphone_audio_arrives_with_its_position() -> None:
     assert len(wakes) == 2
 
 
+@pytest.mark.parametrize("rate", [24_000, 48_000])
+def test_the_speakers_echo_is_taken_out(rate: int) -> None:
+    """What the speaker was given is known to the canceller, at any rate of the devices: the microphone falls silent."""
+    backend = FakeBackend(rates=(rate,))
+    audio, playout, block = opened(backend, echo_cancellation=True), Playout(), rate // 100
+    rng = np.random.default_rng(4)
+    speech = np.convolve(rng.standard_normal(5 * 24_000), np.exp(-np.arange(60) / 12.0), "same").astype(np.float32)
+    room, heard, cleaned = np.zeros(block * 6, np.float32), [], []
+    for begin in range(0, len(speech), 240):
+        playout.push(0.02 * speech[begin : begin + 240], 1)
+        audio.feed(playout)
+        played = backend.speaker.run(np.zeros((block, 1), np.float32))[:, 0].copy()
+        room = np.concatenate([room[block:], 0.5 * played])  # 60 ms away
+        backend.mic.run(column(room[:block]))
+        heard.append(room[:block])
+        if (chunk := audio.read()) is not None:
+            cleaned.append(chunk.pcm)
+    late = np.concatenate(cleaned)[3 * 24_000 :]
+    assert np.square(late).mean() < np.square(np.concatenate(heard)[3 * rate :]).mean() / 300
+
+
 def test_a_late_reader_sees_a_gap() -> None:
     """Half a second unread is lost, counted, and shows as a jump of the position."""
     backend = FakeBackend()
