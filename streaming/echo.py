@@ -40,16 +40,16 @@ class EchoCanceller:
     def play(self, pcm: FloatArray) -> None:
         """Take what left the speaker, float32 [n], silence included."""
         self._played = np.concatenate([self._played, pcm])
-        if len(self._played) - len(self._heard) > _MAX_BEHIND:  # the microphone lost audio: what was played is old
-            self._played = self._played[-_KEPT - len(self._heard) :]
 
     def clean(self, pcm: FloatArray) -> FloatArray:
-        """Take what the microphone heard, float32 [n].
+        """Take what the microphone heard, float32 [n], after what was played meanwhile.
 
         Returns:
             The same without the echo, in whole frames of 10 ms: up to 239 samples wait for the next call.
         """
         self._heard = np.concatenate([self._heard, pcm])
+        if len(self._played) - len(self._heard) > _MAX_BEHIND:  # the microphone lost audio: what was played is old
+            self._played = self._played[-_KEPT - len(self._heard) :]
         count = len(self._heard) // FRAME
         cleaned = [self._step(index * FRAME) for index in range(count)]
         self._heard, self._played = self._heard[count * FRAME :], self._played[count * FRAME :]

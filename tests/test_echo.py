@@ -74,6 +74,16 @@ def test_a_late_microphone_does_not_pile_up_what_was_played() -> None:
     assert level_db(cleaned[2 * RATE :]) < level_db(heard[5 * RATE :]) - 20
 
 
+def test_a_late_reader_changes_nothing() -> None:
+    """Half a second of both at once keeps them in step."""
+    canceller = EchoCanceller()
+    played = noise(6.0, 3)
+    heard = echo_of(played, 60)
+    steps = np.concatenate([run(canceller, played[: 3 * RATE], heard[: 3 * RATE], 240),
+                            run(canceller, played[3 * RATE :], heard[3 * RATE :], RATE // 2)])  # fmt: skip
+    assert level_db(steps[4 * RATE :]) < level_db(heard[4 * RATE :]) - 30
+
+
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """One plain sentence."""
     real = builtins.__import__
