@@ -32,7 +32,7 @@ class TurnConfig(BaseModel):
 
     end_of_turn_threshold: float = Field(0.7, ge=0.0)
     """Probability from the model above which the user has finished; above 1 turns this off."""
-    end_of_turn_silence_ms: int = Field(320, ge=0, le=5_000)
+    end_of_turn_silence_ms: int = Field(280, ge=0, le=5_000)
     """Silence that must have been heard as well."""
 
 
