@@ -26,6 +26,7 @@ PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
 MAX_REPLY_FRAMES = 375  # 30 s
 LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
 MAX_NOTE_STEPS = 96
+NOTE_STEPS_A_FRAME = 4  # while the session is idle, so that no frame takes long
 MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
 BLOCKED = -1e9
 
@@ -78,6 +79,7 @@ class State:
     recent_log: list[list[int]] = field(default_factory=list)  # before every step since the reply began
     note_due: bool = False  # the reply is not noted yet
     note_steps: int = 0  # of the note right after the reply
+    note_piece: int = BOS  # its latest piece
 
 
 def latest(recent: list[int], text: int, transcript: int) -> list[int]:
@@ -156,6 +158,8 @@ class Engine:
         codes = self._encode(pcm, state)
         if mode is Mode.IDLE:
             state.prefix.append(codes)
+            if not state.speaking:
+                self._write_note(state, NOTE_STEPS_A_FRAME)
             return StepOut()
         return self._listen(codes, state)
 
@@ -167,8 +171,7 @@ class Engine:
     def _listen(self, codes: np.ndarray, state: State) -> StepOut:
         state.speaking, state.script = False, None
         state.recent_log.clear()
-        if state.note_due:  # the reply before was interrupted
-            self._write_note(state)
+        self._write_note(state)  # what is left of it: the user speaks soon after the reply, or into it
         text = ""
         for heard in (*state.prefix, codes):
             inputs = state.step.inputs
@@ -202,8 +205,6 @@ class Engine:
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
             state.speaking, state.script = False, None
-            if state.note_due:
-                self._write_note(state)
         return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
 
     def read(self, text: str, state: State, say: bool) -> None:
@@ -220,6 +221,7 @@ class Engine:
             raise ValueError(f"nothing in {text!r} can be read: it needs printable ASCII characters")
         if len(tokens) > self._window // 4:
             raise ValueError(f"the text is too long: {len(tokens)} pieces, at most {self._window // 4}")
+        self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
         inputs["text"][:] = EOS if say else PAD
@@ -231,17 +233,18 @@ class Engine:
         state.script = deque(tokens) if say else None
         state.waited = 0
 
-    def _write_note(self, state: State) -> None:
-        """Let the model write down what it has to remember; nobody waits for it, since audio runs ahead."""
+    def _write_note(self, state: State, most: int = MAX_NOTE_STEPS) -> None:
+        """Let the model write down what it has to remember, ``most`` pieces of it now; nothing when no note is due."""
         inputs = state.step.inputs
-        inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = NOTING, 0, -1
-        inputs["transcript"][:] = PAD
-        token, state.note_due, state.note_steps = BOS, False, 0
-        while token != EOS and state.note_steps < MAX_NOTE_STEPS:
-            inputs["text"][:] = token
+        for _ in range(most if state.note_due else 0):
+            inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = NOTING, 0, -1
+            inputs["transcript"][:], inputs["text"][:] = PAD, state.note_piece if state.note_steps else BOS
             self._advance(state)
             state.note_steps += 1
-            token = greedy(state.step.outputs["text_logits"])
+            state.note_piece = greedy(state.step.outputs["text_logits"])
+            state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
+            if not state.note_due:
+                return
 
     def _follow(self, script: deque[int], token: int, logits: np.ndarray, state: State) -> int:
         """The next piece of a script when the model would write one now, or its word has begun; else PAD."""
@@ -258,6 +261,7 @@ class Engine:
         return PAD
 
     def _start_reply(self, state: State) -> None:
+        self._write_note(state)
         state.speaking, state.reply_start, state.reply_steps = True, state.position, 0
         state.heard_last = state.transcript
         state.recent_log.clear()

@@ -368,15 +368,25 @@ def test_a_note_is_what_training_fed(noting: Engine, noting_models: Path, monkey
     assert out.text[0, 5 + 6].argmax() == note[0]
 
 
-def test_a_complete_reply_is_noted_at_once(noting: Engine) -> None:
-    """With its last step; what is noted is neither said nor shown. An interrupted one is noted before the next turn."""
-    whole, cut = noting.new_state(), noting.new_state()
-    for state in (whole, cut):
+def test_a_reply_is_noted_while_nothing_else_happens(noting: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few pieces a frame after a complete reply; what is left, and an interrupted one, before the next turn."""
+    monkeypatch.setattr(runtime, "NOTE_STEPS_A_FRAME", 3)
+    whole, left, cut = noting.new_state(), noting.new_state(), noting.new_state()
+    for state in (whole, left, cut):
         _listen(noting, state, 3)
-    outs = _speak(noting, whole, 10)
-    assert outs[-1].done
-    assert whole.position == 3 + 10 + 4
+    for state in (whole, left):
+        assert _speak(noting, state, 10)[-1].done
+        assert state.position == 3 + 10
+    for pcm, steps in zip(_frames(3, 2), (3, 4, 4), strict=True):
+        noting.step(pcm, whole, Mode.IDLE)
+        assert whole.position == 3 + 10 + steps
+    noting.step(_frames(1, 2)[0], left, Mode.IDLE)
+    _listen(noting, left, 1)
+    assert left.position == 3 + 10 + 4 + 2  # the idle frame is heard, too
     _speak(noting, cut, 5)
+    noting.step(_frames(1, 2)[0], cut, Mode.IDLE)
+    assert cut.position == 3 + 5
+    cut.prefix.clear()
     assert cut.position == 3 + 5
     _listen(noting, cut, 1)
     assert cut.position == 3 + 5 + 4 + 1
@@ -399,7 +409,14 @@ def test_truncating_takes_the_note_back(noting: Engine, heard: int) -> None:
     for state, steps in ((cut, 10), (stopped, min(LEAD + heard, 10))):
         _listen(noting, state, 5)
         _speak(noting, state, steps)
+    noting.step(_frames(1, 2)[0], cut, Mode.IDLE)
+    if heard == 50:
+        noting.step(_frames(1, 2)[0], stopped, Mode.IDLE)
     noting.truncate_reply(cut, heard)
+    for state in (cut, stopped):
+        state.encoder.reset()
+        state.history[:] = 0.0
+        state.prefix.clear()
     assert cut.position == stopped.position
     _assert_same(_facts(noting, cut), _facts(noting, stopped))
 
