@@ -99,9 +99,7 @@ class Mind:
         self._reply_number = 0
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
         self._unheard: int | None = None  # frames heard of an interrupted reply, until the engine knows
-        self._latest: _Reply | None = (
-            None  # the latest spoken reply, once made; None when the user was listened to since
-        )
+        self._latest: _Reply | None = None  # once made, until the user is listened to
         self._kept_frames = 0  # of the latest reply, in the engine's memory; 0 once the user was listened to
         self._open_turn: int | None = None  # its transcript is not complete
         self._settle_at: float | None = None
