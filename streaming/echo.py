@@ -1,6 +1,8 @@
 """Takes the agent's own voice out of the microphone: WebRTC's echo canceller (AEC3) and its noise suppressor.
 
 They come with the ``livekit`` package, which is a wrapper of the native library and optional here (extra ``echo``).
+While the speaker plays, what is left of the microphone counts only if most of it was no echo: right after a pause, or
+while the delay moves, the canceller leaves a residue that a speech detector takes for speech.
 """
 
 from typing import Any
@@ -13,6 +15,10 @@ from streaming.frames import SAMPLE_RATE_HZ, FloatArray
 FRAME = SAMPLE_RATE_HZ // 100  # what the library takes at once
 _MAX_BEHIND = SAMPLE_RATE_HZ // 5  # played audio kept for a microphone that is late; the canceller looks further back
 _KEPT = SAMPLE_RATE_HZ // 25
+_PLAYING = 1e-5  # mean square of a frame that can be heard
+_HOLD_FRAMES = 25  # an echo may come this much later
+_SMOOTH = 0.1  # share of the newest frame in the levels that are compared
+_LEAST_LEFT = 10**-0.9  # of the microphone's power, that makes it a voice of its own
 
 
 class EchoCanceller:
@@ -36,6 +42,8 @@ class EchoCanceller:
             echo_cancellation=True, high_pass_filter=True, noise_suppression=suppress_noise
         )
         self._heard, self._played = np.zeros(0, np.float32), np.zeros(0, np.float32)
+        self._before, self._after = 0.0, 0.0  # smoothed power of the microphone, and of what is left
+        self._echoing = 0  # frames in which there may be an echo
 
     def play(self, pcm: FloatArray) -> None:
         """Take what left the speaker, float32 [n], silence included."""
@@ -64,9 +72,18 @@ class EchoCanceller:
         known = self._played[start : start + FRAME]
         played[: len(known)] = known
         self._module.process_reverse_stream(self._frame(played))
-        heard = self._frame(self._heard[start : start + FRAME])
+        pcm = self._heard[start : start + FRAME]
+        heard = self._frame(pcm)
         self._module.process_stream(heard)
-        return np.frombuffer(heard.data, np.int16).astype(np.float32) / np.float32(32_768)
+        return self._gate(played, pcm, np.frombuffer(heard.data, np.int16).astype(np.float32) / np.float32(32_768))
+
+    def _gate(self, played: FloatArray, heard: FloatArray, left: FloatArray) -> FloatArray:
+        """``left``, or silence where it is what remains of an echo."""
+        self._echoing = _HOLD_FRAMES if np.square(played).mean() > _PLAYING else max(self._echoing - 1, 0)
+        self._before += _SMOOTH * (float(np.square(heard).mean()) - self._before)
+        self._after += _SMOOTH * (float(np.square(left).mean()) - self._after)
+        residue = self._echoing and self._after < _LEAST_LEFT * self._before
+        return np.zeros_like(left) if residue else left
 
     def _frame(self, pcm: FloatArray) -> Any:
         samples = np.clip(np.round(pcm * 32_768), -32_768, 32_767).astype("<i2")
