@@ -60,7 +60,7 @@ class ActingEmitter:
         self._tracker = Tracker(replies)
         self._emit = emit
         self._text = ""
-        self._before = self._tracker.state  # the latest complete reply
+        self._before = self._tracker.state  # the latest reply
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
@@ -69,12 +69,11 @@ class ActingEmitter:
                 self._text = ""
             case events.ReplyText():
                 self._text += event.text
-            case events.ReplyDone(status="completed"):
-                self._before = self._tracker.state
-                taken = tuple(events.Action(**action) for action in self._tracker.take(self._text))
-                event = replace(event, actions=taken)
             case events.ReplyDone():
                 self._before = self._tracker.state
+                if event.status == "completed":
+                    taken = tuple(events.Action(**action) for action in self._tracker.take(self._text))
+                    event = replace(event, actions=taken)
             case events.ReplyTakenBack():
                 self._tracker.state = self._before
         self._emit(event)

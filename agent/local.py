@@ -17,7 +17,7 @@ from agent.worker import Worker
 from models.errors import ModelError
 from models.runtime import Engine, Mode
 from streaming import realtime_events as events
-from streaming.audio_io import AudioConfig, move_audio, open_default
+from streaming.audio_io import AudioConfig, event_for_threads, move_audio, open_default
 from streaming.playout import Playout, PlayoutConfig
 from streaming.vad import SpeechStarted, Vad, VadConfig
 
@@ -53,12 +53,7 @@ async def talk(
         AudioUnavailable: there is no usable device, or it went away.
         StepError: the engine failed.
     """
-    loop = asyncio.get_running_loop()
-    wake = asyncio.Event()
-
-    def wake_up() -> None:
-        loop.call_soon_threadsafe(wake.set)
-
+    wake, wake_up = event_for_threads()
     with open_default(audio, wake_up) as devices:
         logger.info("talking through %s", devices.description)
         speaker = _Speaker(Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS)))

@@ -236,15 +236,15 @@ class Engine:
     def _write_note(self, state: State, most: int = MAX_NOTE_STEPS) -> None:
         """Let the model write down what it has to remember, ``most`` pieces of it now; nothing when no note is due."""
         inputs = state.step.inputs
-        for _ in range(most if state.note_due else 0):
+        for _ in range(most):
+            if not state.note_due:
+                return
             inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = NOTING, 0, -1
             inputs["transcript"][:], inputs["text"][:] = PAD, state.note_piece if state.note_steps else BOS
             self._advance(state)
             state.note_steps += 1
             state.note_piece = greedy(state.step.outputs["text_logits"])
             state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
-            if not state.note_due:
-                return
 
     def _follow(self, script: deque[int], token: int, logits: np.ndarray, state: State) -> int:
         """The next piece of a script when the model would write one now, or its word has begun; else PAD."""

@@ -29,7 +29,15 @@ from streaming.playout import Playout
 from streaming.resample import LiveResampler
 from streaming.ring import Chunk
 
-__all__ = ["AudioConfig", "AudioIO", "DeviceLost", "describe_devices", "move_audio", "open_default"]
+__all__ = [
+    "AudioConfig",
+    "AudioIO",
+    "DeviceLost",
+    "describe_devices",
+    "event_for_threads",
+    "move_audio",
+    "open_default",
+]
 
 _POLL_S = 0.25
 _ECHO_TAIL_S = 0.3  # the room and the devices still sound after the last sample was handed over
@@ -72,16 +80,12 @@ class AudioIO:
         Raises:
             AudioUnavailable: A device is missing, busy or refuses every format.
         """
+        self._echo = EchoCanceller(config.noise_suppression) if config.echo_cancellation else None
         self._mic = DeviceStream(backend, "microphone", config, wake)
         try:
             self._speaker = DeviceStream(backend, "speaker", config, wake)
         except AudioUnavailable:
             self._mic.close()
-            raise
-        try:
-            self._echo = EchoCanceller(config.noise_suppression) if config.echo_cancellation else None
-        except AudioUnavailable:
-            self.close()
             raise
         self._rendered = LiveResampler(self._speaker.rate_hz, SAMPLE_RATE_HZ)
         self._lead = ms_to_samples(config.speaker_lead_ms)
@@ -218,6 +222,16 @@ def open_default(
         audio.close()
         raise
     return audio
+
+
+def event_for_threads() -> tuple[asyncio.Event, Callable[[], None]]:
+    """An event of the running loop, and what sets it from any thread: the ``wake`` of `open_default`."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+    def set_event() -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    return event, set_event
 
 
 async def move_audio(

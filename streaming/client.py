@@ -21,7 +21,7 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from streaming.audio_io import AudioConfig, move_audio, open_default
+from streaming.audio_io import AudioConfig, event_for_threads, move_audio, open_default
 from streaming.errors import ServerUnavailable, StreamingError
 from streaming.frames import SAMPLE_RATE_HZ, FloatArray, samples_to_ms
 from streaming.playout import Playout, PlayoutConfig
@@ -153,11 +153,7 @@ async def converse(talk: Talk, headphones: bool) -> None:
         AudioUnavailable: there is no usable device, or it went away.
         ServerUnavailable: the server left.
     """
-    loop, wake = asyncio.get_running_loop(), asyncio.Event()
-
-    def wake_up() -> None:
-        loop.call_soon_threadsafe(wake.set)
-
+    wake, wake_up = event_for_threads()
     with open_default(AudioConfig(), wake_up) as devices:
         print(f"talking through {devices.description}", flush=True)
         await move_audio(devices, talk.playout, talk.send, wake, headphones)

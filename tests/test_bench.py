@@ -1,4 +1,3 @@
-import asyncio
 import os
 from pathlib import Path
 
@@ -6,11 +5,10 @@ import numpy as np
 import pytest
 
 from agent import bench
-from agent.config import load_config
-from agent.daemon import Daemon
 from agent.errors import InputError
 from models.runtime import Mode
 from tests.fakes import FakeEngine, silence, speech
+from tests.live import running_daemon
 
 QUESTION = np.concatenate([silence(0.4), speech(0.8), silence(0.2)])
 
@@ -29,15 +27,10 @@ def test_every_kind_of_step_is_timed() -> None:
 
 async def test_wait_is_measured_through_a_socket() -> None:
     """A question streamed to a daemon gives all parts of the wait, and they add up."""
-    settings = ["server.port=0", "vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2"]
-    daemon = Daemon(FakeEngine(reply_frames=4), load_config(None, settings))
-    ready = asyncio.Event()
-    serving = asyncio.create_task(daemon.run(lambda port: ready.set()))
-    await ready.wait()
-    assert daemon.port is not None
-    wait = await bench.ask(daemon.port, QUESTION)
-    daemon.stop()
-    await serving
+    settings = ["vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2"]
+    async with running_daemon(FakeEngine(reply_frames=4), *settings) as daemon:
+        assert daemon.port is not None
+        wait = await bench.ask(daemon.port, QUESTION)
     assert wait.end_to_decision == pytest.approx(300, abs=61)
     assert wait.end_to_decision is not None
     assert wait.decision_to_first_audio is not None

@@ -2,37 +2,20 @@
 
 import argparse
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from agent.actions import Actions, load_actions
-from agent.config import load_config
+from agent.actions import load_actions
 from agent.daemon import Daemon
 from streaming import client
 from streaming.errors import ServerUnavailable
 from tests.fakes import FRAME, FakeEngine, eventually, silence, speech, spoken_turn
+from tests.live import running_daemon
 
-SETTINGS = ("server.port=0", "vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2")
-
-
-@contextlib.asynccontextmanager
-async def serving(engine: Any, *settings: str, actions: Actions | None = None) -> AsyncIterator[Daemon]:
-    daemon = Daemon(engine, load_config(None, [*SETTINGS, *settings]), actions=actions)
-    ready = asyncio.Event()
-    task = asyncio.create_task(daemon.run(lambda port: ready.set()))
-    await ready.wait()
-    try:
-        yield daemon
-    finally:
-        daemon.stop()
-        async with asyncio.timeout(10):
-            await task
+SETTINGS = ("vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2")
 
 
 def flags(daemon: Daemon, folder: Path, pcm: np.ndarray) -> argparse.Namespace:
@@ -52,7 +35,7 @@ async def test_a_recording_is_answered(
 ) -> None:
     """Both sides are told as text, what the reply did too, and its audio stands in the file where it was heard."""
     engine = FakeEngine(reply_frames=5, words="Okay, a latte. Anything else?")
-    async with serving(engine, actions=load_actions(shipped_models / "s2s")) as daemon:
+    async with running_daemon(engine, *SETTINGS, actions=load_actions(shipped_models / "s2s")) as daemon:
         question = spoken_turn(after_s=0.2)
         await client.run(flags(daemon, tmp_path, question))
     told = capsys.readouterr().out.splitlines()
@@ -69,7 +52,7 @@ async def test_a_recording_is_answered(
 async def test_an_interrupted_reply_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The user goes on while a long reply plays: it ends there, and the engine is told what was heard of it."""
     engine = FakeEngine(reply_frames=100)
-    async with serving(engine, "reply.take_back_ms=0") as daemon:
+    async with running_daemon(engine, *SETTINGS, "reply.take_back_ms=0") as daemon:
         pcm = np.concatenate([spoken_turn(after_s=1.0), speech(0.6), silence(0.1)])
         task = asyncio.create_task(client.run(flags(daemon, tmp_path, pcm)))
         await eventually(lambda: any(state.truncations for state in engine.states))
@@ -84,7 +67,7 @@ async def test_an_interrupted_reply_stops(tmp_path: Path, capsys: pytest.Capture
 
 async def test_a_server_that_leaves_is_one_sentence(tmp_path: Path) -> None:
     """In the middle of a conversation."""
-    async with serving(FakeEngine()) as daemon:
+    async with running_daemon(FakeEngine(), *SETTINGS) as daemon:
         task = asyncio.create_task(client.run(flags(daemon, tmp_path, silence(5.0))))
         await asyncio.sleep(0.3)
     with pytest.raises(ServerUnavailable, match="the server"):

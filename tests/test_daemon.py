@@ -1,14 +1,13 @@
 """The daemon over real sockets, with a fake engine."""
 
 import asyncio
-import contextlib
 import gc
 import json
 import logging
 import socket
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -22,23 +21,13 @@ from agent.errors import ServeError
 from models.runtime import Mode, StepOut
 from streaming.errors import AudioUnavailable
 from tests.fakes import FakeClient, FakeEngine, eventually, spoken_turn
+from tests.live import running_daemon
 
-SETTINGS = ("server.port=0", "vad.detector=energy", "vad.silence_duration_ms=500", "turn.end_of_turn_threshold=2")
+SETTINGS = ("vad.detector=energy", "vad.silence_duration_ms=500", "turn.end_of_turn_threshold=2")
 
 
-@contextlib.asynccontextmanager
-async def running(engine: FakeEngine, *overrides: str, audio: bool = False) -> AsyncIterator[Daemon]:
-    daemon = Daemon(engine, load_config(None, [*SETTINGS, *overrides]), audio=audio)
-    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(daemon.run(ready.set_result))
-    task.add_done_callback(lambda _: ready.cancel())
-    await ready
-    try:
-        yield daemon
-    finally:
-        daemon.stop()
-        async with asyncio.timeout(10):
-            await task
+def running(engine: FakeEngine, *overrides: str, audio: bool = False) -> AbstractAsyncContextManager[Daemon]:
+    return running_daemon(engine, *SETTINGS, *overrides, audio=audio)
 
 
 def url(daemon: Daemon) -> str:

@@ -13,12 +13,11 @@ import pytest
 from openai import AsyncOpenAI
 
 from agent.actions import Actions, load_actions
-from agent.config import load_config
-from agent.daemon import Daemon
 from models.runtime import Engine
 from streaming.resample import float_to_pcm16, pcm16_to_float
 from streaming.sound_files import read_audio
 from tests.fakes import FRAME, FakeEngine, silence, speech, spoken_turn
+from tests.live import running_daemon
 
 CHUNK = 480  # 20 ms
 FAKE_SETTINGS = ("vad.detector=energy", "vad.silence_duration_ms=500", "turn.end_of_turn_threshold=2")
@@ -29,17 +28,11 @@ SPOKEN = Path(__file__).parent / "data"
 @contextlib.asynccontextmanager
 async def client_of(engine: Any, *overrides: str, actions: Actions | None = None) -> AsyncIterator[AsyncOpenAI]:
     """A daemon on a free port, and the SDK pointed at it."""
-    daemon = Daemon(engine, load_config(None, ["server.port=0", *overrides]), actions=actions)
-    ready = asyncio.Event()
-    task = asyncio.create_task(daemon.run(lambda port: ready.set()))
-    await ready.wait()
-    try:
-        async with AsyncOpenAI(base_url=f"http://127.0.0.1:{daemon.port}/v1", api_key="x") as client:
-            yield client
-    finally:
-        daemon.stop()
-        async with asyncio.timeout(10):
-            await task
+    async with (
+        running_daemon(engine, *overrides, actions=actions) as daemon,
+        AsyncOpenAI(base_url=f"http://127.0.0.1:{daemon.port}/v1", api_key="x") as client,
+    ):
+        yield client
 
 
 def encode(pcm: np.ndarray) -> str:

@@ -1,4 +1,3 @@
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -8,26 +7,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from agent.config import load_config
-from agent.daemon import Daemon
 from tests.fakes import SAMPLE_RATE, FakeEngine, silence, speech
+from tests.live import running_daemon
 from training.realtime_client import ClientError, answer_over_wire
 from training.recordings import Recording, find_recordings
 
-SETTINGS = ["server.port=0", "vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2"]
+SETTINGS = ["vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2"]
 
 
 @contextlib.asynccontextmanager
 async def daemon_url(engine: FakeEngine) -> AsyncIterator[str]:
-    daemon = Daemon(engine, load_config(None, SETTINGS))
-    ready = asyncio.Event()
-    serving = asyncio.create_task(daemon.run(lambda port: ready.set()))
-    await ready.wait()
-    try:
+    async with running_daemon(engine, *SETTINGS) as daemon:
         yield f"http://127.0.0.1:{daemon.port}/v1"
-    finally:
-        daemon.stop()
-        await serving
 
 
 def clips(folder: Path, *audio: np.ndarray) -> list[Recording]:

@@ -149,8 +149,9 @@ def check_step(model: S2S, path: Path) -> float:
             draw(200, len(config.agent_levels)),
             draw(config.vocabulary, N_RECENT) if config.recent_dim else None,
         )  # fmt: skip
-        for name in ("mode", "user", "text", "transcript", "agent", *(["recent"] if config.recent_dim else [])):
-            stream.inputs[name][:] = getattr(frame, name).numpy()
+        for name, given in vars(frame).items():
+            if given is not None:
+                stream.inputs[name][:] = given.numpy()
         stream.inputs["position"][:] = position
         for name, tensor in (("mask", mask), ("keys", keys), ("values", values)):
             stream.inputs[name][:] = tensor.numpy()

@@ -1,0 +1,29 @@
+"""A real daemon for tests to talk to."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from agent.actions import Actions
+from agent.config import load_config
+from agent.daemon import Daemon
+from agent.worker import StepEngine
+
+
+@contextlib.asynccontextmanager
+async def running_daemon(
+    engine: StepEngine, *settings: str, audio: bool = False, actions: Actions | None = None
+) -> AsyncIterator[Daemon]:
+    """A daemon on a free port, stopped in the end; what ends it before it is ready is raised."""
+    config = load_config(None, ["server.port=0", *settings])
+    daemon = Daemon(engine, config, audio=audio, actions=actions)
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(daemon.run(ready.set_result))
+    task.add_done_callback(lambda _: ready.cancel())
+    await ready
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+        async with asyncio.timeout(10):
+            await task
