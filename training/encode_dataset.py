@@ -27,6 +27,7 @@ from models.tokenizer import Tokenizer
 from training.audio_data import read_audio
 from training.conversation import AssistantTurn, Span, read_conversation
 from training.domain import Domain, OrderState, load_domain
+from training.mishearing import loose_opening
 from training.tts import synthesise
 from training.user_features import FrontEnd, UserFeatures, load_features
 
@@ -48,6 +49,7 @@ class EncodedTurn:
     agent_words: list[tuple[list[int], float]]  # frame at which the word starts
     agent_text: str
     note: list[int] | None = None  # what is remembered after the reply; None: nothing is noted
+    loose: int = 0  # so many words at the beginning of the user's turn carry nothing
 
 
 def load_codec_config(codec: Path) -> CodecConfig:
@@ -114,10 +116,12 @@ def encode_turn(
     encoders: CodecEncoders,
     known: frozenset[str] = frozenset(),
     note: str | None = None,
+    loose: int = 0,
 ) -> EncodedTurn:
     """Put one exchange together; user words without times get an even spread over the turn.
 
-    With ``known`` words given, all others are written as the unknown word; ``note`` is remembered after the reply.
+    With ``known`` words given, all others are written as the unknown word; ``note`` is remembered after the reply;
+    ``loose`` words at the beginning carry nothing.
     """
     words = features.words
     span = (features.end - features.start) / max(len(words), 1)
@@ -138,6 +142,7 @@ def encode_turn(
         agent_words=spread_words(turn, encoders.tokenizer, start_s),
         agent_text=turn.text,
         note=None if note is None else tokenizer.encode(note),
+        loose=loose,
     )
 
 
@@ -163,7 +168,8 @@ def encode_conversation(
         if key not in cache:
             cache[key] = encoders.acoustic(pcm)
         note = domain.note(OrderState.from_json(turn.state)) if domain else None
-        turns.append(encode_turn(user, turn.assistant, cache[key], start_s, encoders, known, note))
+        loose = loose_opening(domain, user.text) if domain else 0
+        turns.append(encode_turn(user, turn.assistant, cache[key], start_s, encoders, known, note, loose))
     return {"id": conversation.id, "split": conversation.split, "turns": turns}
 
 
@@ -198,6 +204,7 @@ def save_codes(path: Path, conversations: Sequence[dict[str, Any]]) -> None:
                     "agent_words": turn.agent_words,
                     "agent_text": turn.agent_text,
                     "note": turn.note,
+                    "loose": turn.loose,
                 }
                 for turn in conversation["turns"]
             ],
@@ -236,7 +243,7 @@ def load_codes(path: Path) -> dict[str, list[list[EncodedTurn]]]:
                 EncodedTurn(
                     user[u : u + n_user], tuple(turn["speech"]), [tuple(word) for word in turn["user_words"]],
                     turn["user_text"], agent[a : a + n_agent], [tuple(word) for word in turn["agent_words"]],
-                    turn["agent_text"], turn.get("note"),
+                    turn["agent_text"], turn.get("note"), turn.get("loose", 0),
                 )
             )  # fmt: skip
             u, a = u + n_user, a + n_agent

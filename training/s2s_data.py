@@ -16,6 +16,7 @@ from torch import Tensor
 from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, FrameInput, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from training.encode_dataset import EncodedTurn
+from training.mishearing import disturb
 
 IGNORE = -100
 LEAD_FRAMES = (0, 6)  # silence kept before speech
@@ -23,7 +24,6 @@ TRAIL_FRAMES = (4, 11)  # and after it
 TYPED_SHARE = 0.08  # of disturbed training batches, see build_sequence
 MAX_GAP, GAP_SHARE = 3, 0.3  # steps between words in a share of the written dialogues; others need half the room
 PREDICTED_SHARE = 0.2  # of written batches have the user's words as targets, too: few of them can be known
-
 WRITTEN_POOL = 256  # written dialogues that are drawn together, to be sorted by length
 
 WrittenTurn = tuple[list[list[int]], list[list[int]], list[int]]
@@ -136,6 +136,7 @@ def build_sequence(
     rng: np.random.Generator,
     corrupt: float = 0.0,
     typed_share: float = 0.0,
+    unknown: list[int] | None = None,
 ) -> FrameSequence:
     """A dialogue as teacher-forced inputs and targets.
 
@@ -145,6 +146,7 @@ def build_sequence(
         rng: source of all randomness.
         corrupt: share of steps whose fed-back agent codes are disturbed; half of it have their transcript hidden.
         typed_share: share of user turns that are typed instead of heard, and of replies written instead of spoken.
+        unknown: the unknown word; with it some turns are misheard.
     """
     parts: list[dict[str, np.ndarray]] = []
     say: list[np.ndarray] = []
@@ -157,7 +159,8 @@ def build_sequence(
         elif typed and turn.user_words:
             heard = written_steps([ids for ids, _ in turn.user_words], READ, groups, rng)
         else:
-            heard = listen_steps(turn, config, rng)
+            misheard = disturb(turn, config.user_levels, unknown, rng) if unknown else turn
+            heard = listen_steps(misheard, config, rng)
         if written and len(turn.user) and turn.agent_words:
             said = written_steps([ids for ids, _ in turn.agent_words], WRITE, groups, rng)
         else:
@@ -245,13 +248,9 @@ def collate(sequences: Sequence[FrameSequence]) -> Batch:
 
     padding = torch.tensor([[1] * len(s.mode) + [0] * (longest - len(s.mode)) for s in sequences])
     frame = FrameInput(
-        stack("mode", LISTEN),
-        stack("user", 0),
-        stack("text", PAD),
-        stack("transcript", PAD),
-        stack("agent", -1),
+        stack("mode", LISTEN), stack("user", 0), stack("text", PAD), stack("transcript", PAD), stack("agent", -1),
         stack("recent", PAD),
-    )
+    )  # fmt: skip
     return Batch(
         frame, padding, stack("text_target", IGNORE), stack("transcript_target", IGNORE),
         stack("agent_target", IGNORE), stack("turn_target", IGNORE),
@@ -261,7 +260,8 @@ def collate(sequences: Sequence[FrameSequence]) -> Batch:
 class Batcher:
     """Endless batches of about ``frames`` steps, of dialogues of similar length, without repeats inside an epoch.
 
-    ``written`` draws a written dialogue; ``written_share`` of the batches are made of them.
+    ``written`` draws a written dialogue; ``written_share`` of the batches are made of them. With the ``unknown`` word,
+    some turns are misheard.
     """
 
     def __init__(
@@ -273,9 +273,11 @@ class Batcher:
         seed: int,
         written: Callable[[np.random.Generator], list[WrittenTurn]] | None = None,
         written_share: float = 0.0,
+        unknown: list[int] | None = None,
     ) -> None:
         self._written, self._written_share = written, written_share
         self._dialogues, self._config, self._frames, self._corrupt = dialogues, config, frames, corrupt
+        self._unknown = unknown
         self._seed, self._rng = seed, np.random.default_rng(seed)
         self._lengths = np.array([self._most_steps(turns, config) for turns in dialogues])
         self._queue: list[np.ndarray] = []
@@ -322,11 +324,9 @@ class Batcher:
         if not self._queue:
             self._refill()
         return collate(
-            [
-                build_sequence(self._dialogues[pick], self._config, self._rng, self._corrupt, typed)
-                for pick in self._queue.pop()
-            ]
-        )
+            [build_sequence(self._dialogues[pick], self._config, self._rng, self._corrupt, typed, self._unknown)
+             for pick in self._queue.pop()]
+        )  # fmt: skip
 
     def _written_batch(self) -> Batch:
         if not self._written_queue:

@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from models.checkpoint import load_overlap, load_weights, read_dataclass, save_model
 from models.prosody import strip_marks
 from models.s2s import S2S, S2SConfig, agent_cross_entropy, evaluating
-from models.tokenizer import FIRST_PIECE, PAD, Tokenizer
+from models.tokenizer import FIRST_PIECE, PAD, UNKNOWN_WORD, Tokenizer
 from training.domain import load_domain
 from training.encode_dataset import EncodedTurn, load_codec_config, load_codes
+from training.mishearing import MISHEARD_SHARE, mishear_words
 from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.s2s_data import IGNORE, Batch, Batcher, WrittenTurn
 
@@ -166,11 +167,17 @@ def start_from(model: S2S, tokenizer: Tokenizer, directory: Path) -> list[str]:
 def written_dialogues(path: Path, tokenizer: Tokenizer) -> Callable[[np.random.Generator], list[WrittenTurn]]:
     """A source of dialogues in text alone, drawn from a domain file."""
     domain = load_domain(path)
+    unknown = UNKNOWN_WORD.strip()
+    others = [*sorted(domain.vocabulary), *[unknown] * len(domain.vocabulary)]
+
+    def heard(text: str, rng: np.random.Generator) -> list[list[int]]:
+        text = mishear_words(domain, text, others, rng) if rng.random() < MISHEARD_SHARE else text
+        return [tokenizer.unknown_word if word == unknown else tokenizer.encode(word) for word in text.split()]
 
     def draw(rng: np.random.Generator) -> list[WrittenTurn]:
         dialogue = domain.sample_dialogue(random.Random(int(rng.integers(1 << 62))), MAX_WRITTEN_TURNS)
         return [
-            ([tokenizer.encode(word) for word in turn.user_text.split()],
+            (heard(turn.user_text, rng),
              [tokenizer.encode(word) for word in strip_marks(turn.reply).split()],
              tokenizer.encode(domain.note(turn.state)))
             for turn in dialogue
@@ -208,7 +215,8 @@ def new_batcher(
     """
     written = written_dialogues(args.domain, tokenizer) if args.domain else None
     share = args.written_share if written else 0.0
-    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank, written, share)
+    unknown = tokenizer.unknown_word if args.corrupt else None
+    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank, written, share, unknown)
     if config.notes and any(turn.note is None and len(turn.user) for turns in dialogues for turn in turns):
         raise ValueError(f"{args.data_dir}: replies without notes: run training.encode_dataset with --domain, too")
     if not batcher.usable and share < 1.0:

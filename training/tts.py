@@ -118,6 +118,7 @@ _BUILT_IN = {
     "flite": "training.tts_flite",
     "festival": "training.tts_festival",
     "hibari": "training.tts_hibari",
+    "pico": "training.tts_pico",
     "openai": "training.online",
 }
 _EXPENSIVE = frozenset(("festival", "hibari", "openai"))

@@ -1,0 +1,45 @@
+"""Forced alignment against the exact times of a synthesiser."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from training.alignment import AlignmentError, align
+from training.phones import PHONES
+from training.tts import synthesise
+
+TEXT = "can i get a large triple shot latte with brown sugar"
+
+
+def test_words_are_where_the_synthesiser_put_them() -> None:
+    """Every word begins and ends within 80 ms of its exact time; phones are those of the alphabet, in order."""
+    spoken = synthesise(TEXT, "flite:slt")
+    words, phones = align(spoken.pcm, TEXT.split())
+    assert [name for name, _, _ in words] == TEXT.split()
+    for (_, start, end), (_, true_start, true_end) in zip(words, spoken.words, strict=True):
+        assert start == pytest.approx(true_start, abs=0.08)
+        assert end == pytest.approx(true_end, abs=0.08)
+    assert {name for name, _, _ in phones} <= set(PHONES)
+    assert all(a[2] <= b[1] + 1e-6 for a, b in itertools.pairwise(phones))
+
+
+def test_what_cannot_be_aligned_is_refused() -> None:
+    """Words without a pronunciation are named; speech too short for its text is no guess."""
+    spoken = synthesise("latte", "flite:slt")
+    with pytest.raises(AlignmentError, match="qqzx"):
+        align(spoken.pcm, ["latte", "qqzx"])
+    with pytest.raises(AlignmentError, match="no words"):
+        align(spoken.pcm, [])
+    with pytest.raises(AlignmentError, match=r"cannot find 'can i get"):
+        align(np.zeros(4800, np.float32), TEXT.split())
+
+
+def test_pico_has_times() -> None:
+    """SVOX Pico says a sentence with its words in place; what is unknown is refused."""
+    pytest.importorskip("ttspico")
+    for voice in ("en-US", "en-GB"):
+        spoken = synthesise(TEXT, f"pico:{voice}?rate=90&pitch=80")
+        assert [name for name, _, _ in spoken.words] == TEXT.split()
+        assert 2.0 < spoken.duration_s < 6.0
+        assert spoken.phones[-1][2] == pytest.approx(spoken.duration_s, abs=0.02)

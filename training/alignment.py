@@ -1,0 +1,87 @@
+"""Forced alignment: where the words and phones of a known text are in a recording, by PocketSphinx."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import numpy as np
+import pocketsphinx
+import soxr
+
+from training.phones import PHONES, SILENCE
+
+SAMPLE_RATE = 24000
+_RECOGNISER_RATE = 16000
+_FRAME_S = 0.01
+_MARGINS_S = (0.0, 0.25, 0.1, 0.4)  # silence around the speech: some sentences have a path only with or without it
+
+Segment = tuple[str, float, float]
+"""Name, start in seconds, end in seconds."""
+
+
+class AlignmentError(ValueError):
+    """A text cannot be found in a recording, or one of its words has no known pronunciation."""
+
+
+@functools.lru_cache(maxsize=1)
+def _decoder() -> pocketsphinx.Decoder:
+    return pocketsphinx.Decoder(samprate=float(_RECOGNISER_RATE), lm=None, loglevel="FATAL")
+
+
+def align(pcm: np.ndarray, words: list[str]) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+    """Find words in speech.
+
+    Args:
+        pcm: float32 [N], mono, 24 kHz.
+        words: what is said, in lower case without punctuation.
+
+    Returns:
+        Words, and phones (ARPABET without stress, ``SIL`` between them), to 10 ms.
+
+    Raises:
+        AlignmentError: no words, a word that the dictionary lacks, or speech that does not fit the text.
+    """
+    decoder = _decoder()
+    unknown = sorted({word for word in words if decoder.lookup_word(word) is None})
+    if not words or unknown:
+        raise AlignmentError(f"no pronunciation of {', '.join(unknown)}" if unknown else "no words to align")
+    speech = np.clip(soxr.resample(pcm, SAMPLE_RATE, _RECOGNISER_RATE) * 32767, -32768, 32767).astype(np.int16)
+    for margin in _MARGINS_S:
+        found = _find(decoder, np.pad(speech, round(margin * _RECOGNISER_RATE)).tobytes(), words, margin)
+        if found:
+            return found
+    raise AlignmentError(f"cannot find {' '.join(words)!r} in {len(pcm) / SAMPLE_RATE:.2f} s of audio")
+
+
+def _find(
+    decoder: pocketsphinx.Decoder, audio: bytes, words: list[str], margin: float
+) -> tuple[tuple[Segment, ...], tuple[Segment, ...]] | None:
+    try:
+        decoder.set_align_text(" ".join(words))
+        _listen(decoder, audio)
+        decoder.set_alignment()
+        _listen(decoder, audio)
+        found = [(word.name, word.start, word.duration, list(word)) for word in decoder.get_alignment()]
+    except (RuntimeError, TypeError):  # no path through all words; TypeError: there is no alignment to go through
+        return None
+    spans: list[Segment] = []
+    phones: list[Segment] = []
+    end = len(audio) / 2 / _RECOGNISER_RATE - 2 * margin
+
+    def at(frame: int) -> float:
+        return min(max(frame * _FRAME_S - margin, 0.0), end)
+
+    for name, start, duration, parts in found:
+        if not name.startswith(("<", "[", "+")):
+            spans.append((re.sub(r"\(\d+\)$", "", name), at(start), at(start + duration)))
+        for part in parts:
+            phone = part.name if part.name in PHONES else SILENCE
+            phones.append((phone, at(part.start), at(part.start + part.duration)))
+    return (tuple(spans), tuple(phones)) if [name for name, _, _ in spans] == words else None
+
+
+def _listen(decoder: pocketsphinx.Decoder, audio: bytes) -> None:
+    decoder.start_utt()
+    decoder.process_raw(audio, full_utt=True)
+    decoder.end_utt()
