@@ -12,17 +12,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agent import turn
+from agent import turn_events as turn
 from agent.actions import ActingEmitter, Actions
 from agent.inbox import Finish, Forget, Hear, Respond
 from agent.metrics import SessionMetrics, TurnMetrics
-from agent.mind import Clock, Mind, ReplyConfig
-from agent.turn import Rules, TurnConfig, TurnTaker
+from agent.mind import Mind
+from agent.reply import Clock, ReplyConfig
+from agent.turn import EAGERNESS, MODEL_OFF, TurnConfig, TurnTaker
+from agent.turn_events import Rules
 from agent.worker import Lane
 from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ, Framer
 from streaming.realtime_config import ServerVad, SessionConfig, TurnDetection
-from streaming.vad import Vad, VadConfig
+from streaming.vad import SpeechStarted, Vad, VadConfig
 
 MAX_HELD_S = 60.0  # push to talk: audio that may wait for its commit
 
@@ -38,6 +40,7 @@ class Conversation:
         replies: lead and bounds of replies.
         clock: seconds, monotonic; for pacing and latency only.
         actions: what replies do; None when they only speak.
+        listener_stops: whether the listener stops playing when a reply is held (else it plays what it has).
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Conversation:
         replies: ReplyConfig,
         clock: Clock = time.monotonic,
         actions: Actions | None = None,
+        listener_stops: bool = False,
     ) -> None:
         self.metrics = SessionMetrics()
         self._lane = lane
@@ -64,6 +68,8 @@ class Conversation:
         self._turn_began = 0
         self._defaults = events.CreateResponse()
         self._max_held = int(MAX_HELD_S * SAMPLE_RATE_HZ) // lane.frame_size
+        self._listener_stops = listener_stops
+        self._doubted: deque[tuple[np.ndarray, int]] = deque()  # frames; bound: doubt ends, see TurnConfig
         self._held: deque[np.ndarray] = deque()  # push to talk; bound: _max_held frames, then cleared and refused
         speak = emit if actions is None else ActingEmitter(actions.replies, emit)
         self._mind = Mind(lane, replies, speak, clock, self.metrics, self._model_heard, self._reply_ended)
@@ -129,15 +135,20 @@ class Conversation:
 
     def _detect_turns(self, pcm: np.ndarray) -> None:
         for event in self._vad.push(pcm):
-            self._decide(event)
-        if self._taker.listening:
+            if isinstance(event, SpeechStarted) and self._mind.just_begun:
+                self._decide(turn.WentOn(event))
+            else:
+                self._decide(event)
+        if self._taker.listening or self._taker.doubting:
             self._decide(turn.Quiet(self._vad.silence_samples))
 
     async def _take_frame(self, pcm: np.ndarray) -> None:
         if self._detect:
-            end = self._now
-            await self._mind.room()  # the turn may end while we wait, so the frame is labelled after
-            self._mind.put(Hear(pcm, end, self._taker.turn, self._taker.listening))
+            self._doubted.append((pcm, self._now))
+            while self._doubted and not self._taker.doubting:
+                await self._mind.room()  # the turn may end while we wait, so the frame is labelled after
+                frame, end = self._doubted.popleft()
+                self._mind.put(Hear(frame, end, self._taker.turn, self._taker.listening))
         elif len(self._held) < self._max_held:
             self._held.append(pcm)
         else:
@@ -223,6 +234,12 @@ class Conversation:
                     self._emit(events.AudioCleared(action.turn))
                 case turn.StopReply():
                     self._mind.interrupt(action.reason)
+                case turn.HoldReply():
+                    self._mind.hold(listener_stops=self._listener_stops)
+                    self._emit(events.ReplyHeld())
+                case turn.ResumeReply():
+                    self._mind.resume()
+                    self._emit(events.ReplyResumed())
                 case turn.RestartDetector():
                     self._vad.reset(self._now)
                 case turn.Reject():
@@ -250,9 +267,9 @@ def detection_settings(vad: VadConfig, turns: TurnConfig, asked: TurnDetection) 
     """The daemon's settings as a client wants them: the detector alone, or the model with some eagerness."""
     if isinstance(asked, ServerVad):
         settings = asked.model_dump(include={"threshold", "prefix_padding_ms", "silence_duration_ms"})
-        return vad.model_copy(update=settings), turns.model_copy(update={"end_of_turn_threshold": turn.MODEL_OFF})
-    if asked.eagerness not in turn.EAGERNESS:
+        return vad.model_copy(update=settings), turns.model_copy(update={"end_of_turn_threshold": MODEL_OFF})
+    if asked.eagerness not in EAGERNESS:
         return vad, turns
-    threshold, silence_ms, any_silence_ms = turn.EAGERNESS[asked.eagerness]
+    threshold, silence_ms, any_silence_ms = EAGERNESS[asked.eagerness]
     settings = {"end_of_turn_threshold": threshold, "end_of_turn_silence_ms": silence_ms}
     return vad.model_copy(update={"silence_duration_ms": any_silence_ms}), turns.model_copy(update=settings)

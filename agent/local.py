@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import InputError
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.errors import ModelError
@@ -58,7 +58,8 @@ async def talk(
         logger.info("talking through %s", devices.description)
         speaker = _Speaker(Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS)))
         replies = replies.model_copy(update={"max_lead_ms": min(replies.max_lead_ms or _LEAD_MS, _LEAD_MS)})
-        conversation = Conversation(await worker.open(), speaker.take, vad, turns, replies, actions=actions)
+        lane = await worker.open()
+        conversation = Conversation(lane, speaker.take, vad, turns, replies, actions=actions, listener_stops=True)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
             listening = local.listen_while_speaking or audio.echo_cancellation
@@ -84,6 +85,10 @@ class _Speaker:
             case events.UserStarted():  # also when the reply is complete and its last second still plays
                 self._generation += 1
                 self.playout.cancel(self._generation)
+            case events.ReplyHeld():
+                self.playout.hold()
+            case events.ReplyResumed():
+                self.playout.resume()
             case events.ReplyStarted():
                 self._generation += 1
                 self._reply = ""

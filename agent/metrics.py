@@ -41,6 +41,7 @@ class SessionMetrics:
     frames_spoken: int = 0
     replies: int = 0
     interrupted: int = 0
+    held: int = 0  # times a reply waited to learn what the sound over it was
     taken_back: int = 0  # replies forgotten because the user went on at once
     dropped_frames: int = 0  # user frames refused while a reply could not be interrupted
     stale_messages: int = 0  # audio that was ready but not sent because the reply was interrupted
@@ -56,7 +57,7 @@ class SessionMetrics:
         middle = f"{waits[len(waits) // 2]:.0f} ms" if waits else "-"
         return (
             f"turns {len(self.turns)}, replies {self.replies} ({self.interrupted} interrupted, "
-            f"{self.taken_back} taken back), "
+            f"{self.held} times held, {self.taken_back} taken back), "
             f"median speech end to first audio {middle}, heard {self.frames_heard} frames, "
             f"spoke {self.frames_spoken}, dropped {self.dropped_frames}, stale {self.stale_messages}, "
             f"underruns {self.underruns}"

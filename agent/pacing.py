@@ -39,6 +39,11 @@ class Pacer:
         self._ends_at += self._frame_s
         self.frames += 1
 
+    def resumed(self, now: float, waited_s: float, stopped: bool) -> None:
+        """Nothing was sent for ``waited_s``; the listener has ``stopped`` meanwhile, or played what it had."""
+        if self._ends_at is not None:
+            self._ends_at = self._ends_at + waited_s if stopped else max(self._ends_at, now)
+
     def heard_frames(self, now: float) -> int:
         """Frames the listener can have heard by now, a begun one included."""
         if self._ends_at is None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from streaming import realtime_events as events

@@ -2,16 +2,42 @@
 
 * The user's turn begins when the voice detector says so. It ends when the detector has heard enough silence, or
   earlier, when the model says that the user has finished and some silence has been heard, or when the client says so.
+* Sound over a reply may be a cough or a "mhm": the reply is held at once, but interrupted only when the sound lasts.
 * With detection off (push to talk) only the client ends turns and asks for replies.
 * ``now`` is the session's sample clock; nothing here knows wall time, asyncio or audio.
 """
 
 import enum
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.turn_events import (
+    Action,
+    Cancel,
+    Clear,
+    Commit,
+    CommitTurn,
+    Create,
+    DropTurn,
+    EndedBy,
+    EndOfTurn,
+    Event,
+    HoldReply,
+    Quiet,
+    Reject,
+    Reply,
+    ReplyEnded,
+    RestartDetector,
+    ResumeReply,
+    Rules,
+    SetRules,
+    Settle,
+    StartTurn,
+    StopReply,
+    StopTurn,
+    WentOn,
+)
 from streaming.frames import ms_to_samples
 from streaming.realtime_events import CreateResponse
 from streaming.vad import SpeechStarted, SpeechStopped
@@ -21,8 +47,6 @@ MIN_COMMIT_MS = 100
 MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
 EAGERNESS = {"low": (0.9, 480, 3_000), "high": (0.5, 160, 800)}
 """Of ``semantic_vad``, where not the daemon's: threshold, milliseconds of silence with it, of silence in any case."""
-
-EndedBy = Literal["silence", "model", "client"]
 
 
 class TurnConfig(BaseModel):
@@ -34,154 +58,15 @@ class TurnConfig(BaseModel):
     """Probability from the model above which the user has finished; above 1 turns this off."""
     end_of_turn_silence_ms: int = Field(280, ge=0, le=5_000)
     """Silence that must have been heard as well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the client wants: detection on or off, and what a detected turn causes."""
-
-    detect: bool = True
-    create_response: bool = True
-    interrupt_response: bool = True
-
-
-# --- events -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Quiet:
-    """Silence so far at the end of the open turn; 0 while the user talks."""
-
-    samples: int
-
-
-@dataclass(frozen=True, slots=True)
-class EndOfTurn:
-    """The model's probability that the user has finished, from the frame that ends at sample ``at``."""
-
-    probability: float
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """The client ends the turn; ``buffered`` samples wait in push to talk."""
-
-    buffered: int = 0
-    event_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Clear:
-    """The client takes back what was not committed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """The client wants a reply now."""
-
-    options: CreateResponse
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """The client stops the reply."""
-
-    event_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyEnded:
-    """A reply came to its own end."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetRules:
-    """The client changed the rules."""
-
-    rules: Rules
-
-
-Event = SpeechStarted | SpeechStopped | Quiet | EndOfTurn | Commit | Clear | Create | Cancel | ReplyEnded | SetRules
-
-# --- actions ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StartTurn:
-    """The user's turn ``turn`` begins at sample ``at``; the model shall listen from now on."""
-
-    turn: int
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class StopTurn:
-    """The user stopped speaking at ``speech_end``; known at ``at``."""
-
-    turn: int
-    at: int
-    speech_end: int
-    by: EndedBy
-
-
-@dataclass(frozen=True, slots=True)
-class CommitTurn:
-    """The turn becomes part of the conversation."""
-
-    turn: int
-
-
-@dataclass(frozen=True, slots=True)
-class DropTurn:
-    """Uncommitted audio is forgotten, with the open turn if there was one."""
-
-    turn: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Answer turn ``turn``, spoken until ``speech_end`` (None: not known). ``options`` None: as configured."""
-
-    turn: int
-    speech_end: int | None
-    options: CreateResponse | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """The turn gets no reply now; finish its transcript. ``speech_end`` as in :class:`Reply`."""
-
-    turn: int
-    speech_end: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class StopReply:
-    """Stop speaking."""
-
-    reason: Literal["turn_detected", "client_cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class RestartDetector:
-    """The detector still believes in an open turn: start it afresh."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """The client asked for something that is not possible now."""
-
-    code: str
-    message: str
-    event_id: str | None = None
-
-
-Action = StartTurn | StopTurn | CommitTurn | DropTurn | Reply | Settle | StopReply | RestartDetector | Reject
+    interrupt_after_ms: int = Field(320, ge=0, le=5_000)
+    """Speech over a reply, after its detection, that interrupts it. The reply is held meanwhile."""
+    resume_after_ms: int = Field(240, ge=0, le=5_000)
+    """Silence after less speech than that, with which the reply goes on."""
 
 
 class _Phase(enum.Enum):
     WAITING = enum.auto()
+    DOUBTING = enum.auto()  # sound over a reply that may be nothing
     LISTENING = enum.auto()
 
 
@@ -196,16 +81,24 @@ class TurnTaker:
         self._replies = 0  # wanted and not ended
         self._finished = False  # the model says so, for audio after the last speech
         self._quiet = 0
+        self._doubted: SpeechStarted | None = None
 
     def configure(self, config: TurnConfig) -> None:
         """Decide by these settings from now on."""
         self._threshold = config.end_of_turn_threshold
         self._needed_silence = ms_to_samples(config.end_of_turn_silence_ms)
+        self._interrupt_after = ms_to_samples(config.interrupt_after_ms)
+        self._resume_after = max(1, ms_to_samples(config.resume_after_ms))
 
     @property
     def listening(self) -> bool:
         """Whether the user's turn is open."""
         return self._phase is _Phase.LISTENING
+
+    @property
+    def doubting(self) -> bool:
+        """Whether there is sound of which it is not known yet whether it begins a turn."""
+        return self._phase is _Phase.DOUBTING
 
     @property
     def replying(self) -> bool:
@@ -227,8 +120,14 @@ class TurnTaker:
         match event:
             case SpeechStarted():
                 return self._speech_started(event)
+            case WentOn():
+                return self._start_turn(event.speech) if self._phase is _Phase.WAITING and self._rules.detect else []
             case SpeechStopped():
+                if self.doubting:
+                    return self._resume()
                 return self._end(event.at, event.speech_end, "silence") if self.listening else []
+            case Quiet() if self.doubting:
+                return self._weigh(event.samples, now)
             case Quiet():
                 self._quiet = event.samples
                 self._finished = self._finished and event.samples > 0
@@ -251,8 +150,25 @@ class TurnTaker:
         return []
 
     def _speech_started(self, event: SpeechStarted) -> list[Action]:
-        if self.listening or not self._rules.detect:
+        if self._phase is not _Phase.WAITING or not self._rules.detect:
             return []
+        if self._interrupt_after and self.replying and self._rules.interrupt_response:
+            self._phase, self._doubted = _Phase.DOUBTING, event
+            return [HoldReply()]
+        return self._start_turn(event)
+
+    def _weigh(self, quiet: int, now: int) -> list[Action]:
+        assert self._doubted is not None, "doubt has a beginning"
+        if quiet >= self._resume_after:
+            return [*self._resume(), RestartDetector()]
+        lasts = now - quiet - self._doubted.at >= self._interrupt_after
+        return self._start_turn(self._doubted) if lasts and not quiet else []
+
+    def _resume(self) -> list[Action]:
+        self._phase = _Phase.WAITING
+        return [ResumeReply()]
+
+    def _start_turn(self, event: SpeechStarted) -> list[Action]:
         self._open_turn()
         actions: list[Action] = [StartTurn(self._turn, event.audio_start)]
         if self.replying and self._rules.interrupt_response:
@@ -292,6 +208,8 @@ class TurnTaker:
         return [CommitTurn(self._turn), Settle(self._turn, None)]
 
     def _clear(self) -> list[Action]:
+        if self.doubting:
+            return [*self._resume(), DropTurn(None), RestartDetector()]
         if not self.listening:
             return [DropTurn(None)]
         self._phase = _Phase.WAITING
@@ -321,6 +239,6 @@ class TurnTaker:
         detected_before, self._rules = self._rules.detect, rules
         if detected_before == rules.detect:
             return []
-        if self.listening:
+        if self.listening or self.doubting:
             return self._clear()
         return [RestartDetector()]

@@ -53,6 +53,7 @@ class Playout:
         self._played = 0
         self._in_reply = False
         self._starved = False
+        self._held = False
         self._last = 0.0
 
     @property
@@ -113,6 +114,14 @@ class Playout:
         if generation == self._generation:
             self._in_reply = False
 
+    def hold(self) -> None:
+        """Fall silent after a short fade; nothing is lost."""
+        self._held = True
+
+    def resume(self) -> None:
+        """Go on with the very next sample, faded in."""
+        self._starved, self._held = self._starved or self._held, False
+
     def cancel(self, generation: int) -> int:
         """Drop the audio of every generation before `generation`, which becomes the newest.
 
@@ -124,7 +133,8 @@ class Playout:
         played, self._played = self._played, 0
         self._generation = generation
         self._in_reply = False
-        tail = self._take(min(self._fade_samples, self._buffered))
+        tail = self._take(0 if self._held else min(self._fade_samples, self._buffered))
+        self._held = False
         self.stale_samples += self._buffered
         self._pieces.clear()
         self._buffered = len(tail)
@@ -143,6 +153,9 @@ class Playout:
         if count < 0:
             raise ValueError(f"count must not be negative, got {count}")
         out = np.zeros(count, np.float32)
+        if self._held:
+            self._decay(out)
+            return out
         audio = self._take(min(count, self._buffered))
         out[: len(audio)] = audio
         if len(audio):

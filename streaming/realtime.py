@@ -122,6 +122,8 @@ class RealtimeProtocol:
                 self._user_text_done(event.turn)
             case events.ReplyTakenBack():
                 self._forget_reply()
+            case events.ReplyHeld() | events.ReplyResumed():
+                pass  # the protocol has no word for it: the client just gets nothing for a while
             case events.Refused():
                 self._error("invalid_request_error", event.code, event.message, event.param, event.event_id)
             case events.Broken():

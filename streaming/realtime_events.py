@@ -198,6 +198,16 @@ class ReplyTakenBack:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyHeld:
+    """There is sound over the reply; nothing more of it comes until it is known what that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyResumed:
+    """The held reply goes on where it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A command could not be carried out."""
 
@@ -227,6 +237,8 @@ Event = (
     | ReplyAudio
     | ReplyDone
     | ReplyTakenBack
+    | ReplyHeld
+    | ReplyResumed
     | Refused
     | Broken
 )

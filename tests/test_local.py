@@ -11,7 +11,7 @@ import pytest
 
 from agent.actions import Actions, load_actions
 from agent.local import LocalConfig, talk
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.runtime import Mode

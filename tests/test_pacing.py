@@ -46,3 +46,15 @@ def test_what_can_have_been_heard(after_s: float, heard: int) -> None:
 def test_nothing_sent_is_nothing_heard() -> None:
     """Before the first frame nothing was heard."""
     assert Pacer(0.08, None).heard_frames(1.0) == 0
+
+
+def test_a_pause_moves_what_the_listener_hears() -> None:
+    """A listener that stops plays on where it was; one that ran dry has heard everything, and that is no underrun."""
+    for stopped, heard in ((True, 1), (False, 3)):
+        pacer = Pacer(0.08, 1.0)
+        for _ in range(3):
+            pacer.sent(0.0)
+        pacer.resumed(1.04, 1.0, stopped)
+        assert pacer.heard_frames(1.04) == heard
+        pacer.sent(1.04)
+        assert pacer.underruns == 0

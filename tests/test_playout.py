@@ -144,3 +144,24 @@ def test_bad_arguments_are_errors() -> None:
         Playout().push(np.ones(3), 0)  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
         PlayoutConfig.model_validate({"lead": 3})
+
+
+def test_a_held_reply_goes_on_with_the_same_sample() -> None:
+    """Holding fades out, gives silence, loses nothing and is no underrun; a cancelled hold does not last."""
+    playout = Playout(PlayoutConfig(fade_ms=5.0))
+    pcm = np.linspace(0.5, 0.9, 4_800, dtype=np.float32)
+    playout.push(pcm, 1)
+    before = playout.pull(1_000)
+    playout.hold()
+    held = playout.pull(960)
+    playout.resume()
+    after = playout.pull(3_800)
+    np.testing.assert_array_equal(before, pcm[:1_000])
+    assert np.abs(np.diff(held[:120])).max() < 0.01
+    assert not held[120:].any()
+    np.testing.assert_array_equal(after[120:], pcm[1_120:])
+    assert playout.underruns == 0
+    playout.hold()
+    playout.cancel(2)
+    playout.push(pcm, 2)
+    np.testing.assert_array_equal(playout.pull(960), pcm[:960])

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from agent.conversation import Conversation
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.session import Session, SessionLimits
-from agent.turn import Cancel, TurnConfig
+from agent.turn import TurnConfig
+from agent.turn_events import Cancel
 from agent.worker import Worker
 from models.runtime import Mode
 from streaming import realtime_events as events
@@ -158,6 +159,36 @@ async def test_speech_soon_after_the_model_ended_the_turn() -> None:
         await client.wait_for("input_audio_buffer.speech_started", 2)
         done = await client.wait_for("response.done")
     assert done["response"]["status_details"]["reason"] == "turn_detected"
+
+
+async def test_a_cough_does_not_end_a_reply() -> None:
+    """A short sound holds the reply; all of its audio comes, and no turn began."""
+    engine, client = FakeEngine(reply_frames=40), FakeClient()
+    async with serving(engine, client, ReplyConfig(max_lead_ms=160, take_back_ms=0)) as session:
+        client.speak(spoken_turn())
+        await client.wait_for("response.output_audio.delta", 8)
+        client.speak(np.concatenate([speech(0.2), np.zeros(12_000, np.float32)]))
+        done = await client.wait_for("response.done")
+        metrics = session.conversation.metrics
+    assert done["response"]["status"] == "completed"
+    assert client.types().count("input_audio_buffer.speech_started") == 1
+    assert client.types().count("response.output_audio.delta") == 40
+    assert (metrics.held, metrics.interrupted, metrics.underruns) == (1, 0, 0)
+
+
+async def test_speech_that_lasts_ends_a_reply_and_is_heard_from_its_beginning() -> None:
+    """What was said while the reply was held belongs to the turn."""
+    engine, client = FakeEngine(reply_frames=300), FakeClient()
+    async with serving(engine, client, ReplyConfig(max_lead_ms=160, take_back_ms=0)):
+        client.speak(spoken_turn())
+        await client.wait_for("response.output_audio.delta", 8)
+        before = engine.states[-1].listened
+        client.speak(np.concatenate([speech(0.8), np.zeros(36_000, np.float32)]))
+        done = await client.wait_for("response.done")
+        await client.wait_for("input_audio_buffer.committed", 2)
+        heard = engine.states[-1].listened - before
+    assert done["response"]["status_details"]["reason"] == "turn_detected"
+    assert heard >= 0.8 / 0.08
 
 
 async def test_transcript_events() -> None:
@@ -673,7 +704,7 @@ async def test_one_line_at_close(caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.getMessage() for record in caplog.records if record.name == "agent.session"]
     assert len(lines) == 2
     assert "opened for test:1" in lines[0]
-    assert "turns 1, replies 1 (0 interrupted, 0 taken back)" in lines[1]
+    assert "turns 1, replies 1 (0 interrupted, 0 times held, 0 taken back)" in lines[1]
 
 
 async def test_two_sessions_do_not_mix() -> None:

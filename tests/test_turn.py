@@ -2,7 +2,8 @@
 
 import pytest
 
-from agent.turn import (
+from agent.turn import TurnConfig, TurnTaker
+from agent.turn_events import (
     Cancel,
     Clear,
     Commit,
@@ -10,19 +11,20 @@ from agent.turn import (
     Create,
     DropTurn,
     EndOfTurn,
+    HoldReply,
     Quiet,
     Reject,
     Reply,
     ReplyEnded,
     RestartDetector,
+    ResumeReply,
     Rules,
     SetRules,
     Settle,
     StartTurn,
     StopReply,
     StopTurn,
-    TurnConfig,
-    TurnTaker,
+    WentOn,
 )
 from streaming.realtime_events import CreateResponse
 from streaming.vad import SpeechStarted, SpeechStopped
@@ -108,10 +110,50 @@ def test_an_opinion_about_older_audio_does_not_count() -> None:
     assert turns.on(EndOfTurn(0.99, 1_480 * MS), 1_700 * MS) == []
 
 
-def test_speech_interrupts_a_reply() -> None:
-    """Barge-in announces the user first and then stops the reply."""
-    actions = replying().on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS)
+def test_speech_holds_a_reply_and_interrupts_it_when_it_lasts() -> None:
+    """Barge-in holds the reply at once; then the user's turn begins where the speech did, and the reply stops."""
+    turns = replying()
+    assert turns.on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS) == [HoldReply()]
+    assert turns.doubting
+    assert turns.on(Quiet(0), 3_310 * MS) == []
+    assert turns.on(Quiet(0), 3_320 * MS) == [StartTurn(2, 2_700 * MS), StopReply("turn_detected")]
+    assert turns.listening
+
+
+def test_a_short_sound_only_holds_the_reply() -> None:
+    """A cough: the reply goes on after it, the detector starts afresh, and the next speech is weighed again."""
+    turns = replying()
+    turns.on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS)
+    turns.on(Quiet(0), 3_200 * MS)
+    assert turns.on(Quiet(239 * MS), 3_439 * MS) == []
+    assert turns.on(Quiet(240 * MS), 3_440 * MS) == [ResumeReply(), RestartDetector()]
+    assert not turns.doubting
+    assert turns.replying
+    assert turns.on(SpeechStarted(4_000 * MS, 3_700 * MS), 4_000 * MS) == [HoldReply()]
+
+
+def test_silence_does_not_count_as_speech_over_a_reply() -> None:
+    """Two short sounds with a pause do not add up while the pause lasts."""
+    turns = replying()
+    turns.on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS)
+    assert turns.on(Quiet(200 * MS), 3_400 * MS) == []
+    assert turns.doubting
+
+
+def test_speech_right_after_a_reply_began_is_no_cough() -> None:
+    """The user goes on: the turn begins at once."""
+    actions = replying().on(WentOn(SpeechStarted(3_000 * MS, 2_700 * MS)), 3_000 * MS)
     assert actions == [StartTurn(2, 2_700 * MS), StopReply("turn_detected")]
+
+
+def test_clearing_and_push_to_talk_end_the_doubt() -> None:
+    """What the client wants comes first; the reply is not left waiting."""
+    for event in (Clear(), SetRules(Rules(detect=False))):
+        turns = replying()
+        turns.on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS)
+        actions = turns.on(event, 3_100 * MS)
+        assert actions[0] == ResumeReply()
+        assert not turns.doubting
 
 
 def test_speech_leaves_a_protected_reply_alone() -> None:

@@ -22,7 +22,8 @@ import numpy as np
 
 from agent.config import AgentConfig
 from agent.errors import AgentError
-from agent.turn import MODEL_OFF, EndOfTurn, Quiet, StopTurn, TurnConfig, TurnTaker
+from agent.turn import MODEL_OFF, TurnConfig, TurnTaker
+from agent.turn_events import EndOfTurn, Quiet, StopTurn
 from agent.worker import StepEngine
 from models.errors import ModelError
 from models.runtime import Mode
