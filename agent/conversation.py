@@ -14,7 +14,7 @@ import numpy as np
 
 from agent import turn_events as turn
 from agent.actions import ActingEmitter, Actions
-from agent.inbox import Finish, Forget, Hear, Respond
+from agent.inbox import Finish, Forget, Hear, Overhear, Respond
 from agent.metrics import SessionMetrics, TurnMetrics
 from agent.mind import Mind
 from agent.reply import Clock, ReplyConfig
@@ -26,6 +26,7 @@ from streaming.frames import SAMPLE_RATE_HZ, Framer
 from streaming.realtime_config import ServerVad, SessionConfig, TurnDetection
 from streaming.vad import SpeechStarted, Vad, VadConfig
 
+UNKNOWN = "…"  # how the model writes a word that it does not know
 MAX_HELD_S = 60.0  # push to talk: audio that may wait for its commit
 
 
@@ -72,7 +73,8 @@ class Conversation:
         self._doubted: deque[tuple[np.ndarray, int]] = deque()  # frames; bound: doubt ends, see TurnConfig
         self._held: deque[np.ndarray] = deque()  # push to talk; bound: _max_held frames, then cleared and refused
         speak = emit if actions is None else ActingEmitter(actions.replies, emit)
-        self._mind = Mind(lane, replies, speak, clock, self.metrics, self._model_heard, self._reply_ended)
+        told = (self._model_heard, self._reply_ended, self._overheard)
+        self._mind = Mind(lane, replies, speak, clock, self.metrics, *told)
 
     @property
     def idle(self) -> bool:
@@ -145,6 +147,9 @@ class Conversation:
     async def _take_frame(self, pcm: np.ndarray) -> None:
         if self._detect:
             self._doubted.append((pcm, self._now))
+            if self._taker.doubting:
+                await self._mind.room()
+                self._mind.put(Overhear(pcm))
             while self._doubted and not self._taker.doubting:
                 await self._mind.room()  # the turn may end while we wait, so the frame is labelled after
                 frame, end = self._doubted.popleft()
@@ -213,6 +218,11 @@ class Conversation:
     def _model_heard(self, probability: float, end: int) -> None:
         self._decide(turn.EndOfTurn(probability, end))
 
+    def _overheard(self, text: str, final: bool) -> None:
+        words = [word for word in text.split() if word != UNKNOWN]
+        asks = len(words) > 1 or not set(words).isdisjoint(self._turns.interrupting_words)
+        self._decide(turn.Overheard(asks, final))
+
     def _reply_ended(self) -> None:
         self._decide(turn.ReplyEnded())
 
@@ -237,6 +247,8 @@ class Conversation:
                 case turn.HoldReply():
                     self._mind.hold(listener_stops=self._listener_stops)
                     self._emit(events.ReplyHeld())
+                case turn.ConcludeDoubt():
+                    self._mind.put(Overhear(np.zeros(self._lane.frame_size, np.float32), last=True))
                 case turn.ResumeReply():
                     self._mind.resume()
                     self._emit(events.ReplyResumed())

@@ -18,6 +18,14 @@ class Hear:
 
 
 @dataclass(frozen=True, slots=True)
+class Overhear:
+    """One frame of sound over a held reply, float32 [frame_size]; ``last``: say what there was in it."""
+
+    pcm: np.ndarray
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Respond:
     """Answer ``turn``; stale once the lane's generation has passed ``generation``."""
 
@@ -42,4 +50,4 @@ class Forget:
     heard_frames: int
 
 
-Item = Hear | Respond | Finish | Forget
+Item = Hear | Overhear | Respond | Finish | Forget

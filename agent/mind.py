@@ -9,10 +9,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from agent.inbox import Finish, Forget, Hear, Item, Respond
+from agent.inbox import Finish, Forget, Hear, Item, Overhear, Respond
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
 from agent.reply import Clock, Reply, ReplyConfig
@@ -36,6 +37,7 @@ class Mind:
         metrics: counters to fill.
         on_end_of_turn: told the model's end-of-turn probability and the frame's end after every frame listened to.
         on_reply_ended: told when a reply came to its own end.
+        on_overheard: told all words so far of the sound over a held reply, and whether there are no more.
     """
 
     def __init__(
@@ -45,16 +47,15 @@ class Mind:
         emit: Callable[[events.Event], None],
         clock: Clock,
         metrics: SessionMetrics,
-        on_end_of_turn: Callable[[float, int], None],
-        on_reply_ended: Callable[[], None],
-    ) -> None:
+        on_end_of_turn: Callable[[float, int], None], on_reply_ended: Callable[[], None],
+        on_overheard: Callable[[str, bool], None],
+    ) -> None:  # fmt: skip
         self._lane = lane
         self._config = config
         self._emit = emit
         self._clock = clock
         self._metrics = metrics
-        self._on_end_of_turn = on_end_of_turn
-        self._on_reply_ended = on_reply_ended
+        self._on_end_of_turn, self._on_reply_ended, self._on_overheard = on_end_of_turn, on_reply_ended, on_overheard
         self._frame_s = lane.frame_size / SAMPLE_RATE_HZ
         self._silence = np.zeros(lane.frame_size, np.float32)
         self._inbox: deque[Item] = deque()  # bounds and policies: see room() and put(); what is no audio is rare
@@ -64,6 +65,8 @@ class Mind:
         self._reply: Reply | None = None
         self._reply_number = 0
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
+        self._ear: Any = None  # a copy of the engine's state that listens while a reply is held
+        self._overheard = ""
         self._unheard: int | None = None  # frames heard of an interrupted reply, until the engine knows
         self._latest: Reply | None = None  # once made, until the user is listened to
         self._kept_frames = 0  # of the latest reply, in the engine's memory; 0 once the user was listened to
@@ -128,6 +131,7 @@ class Mind:
 
     def hold(self, *, listener_stops: bool) -> None:
         """Wait with the reply; ``listener_stops`` playing meanwhile, or plays what it has."""
+        self._ear, self._overheard = None, ""
         if self._reply is not None:
             self._reply.hold(self._clock(), listener_stops=listener_stops)
             self._metrics.held += 1
@@ -217,6 +221,8 @@ class Mind:
                 self._metrics.frames_heard += 1
                 out = await self._listen(item.pcm)
                 self._on_end_of_turn(out.end_of_turn, item.end)
+            case Overhear():
+                await self._overhear(item)
             case Respond():
                 await self._begin(item)
             case Finish():
@@ -226,6 +232,17 @@ class Mind:
                 if item.heard_frames < self._kept_frames:
                     self._kept_frames = item.heard_frames
                     await self._lane.truncate_reply(item.heard_frames)
+
+    async def _overhear(self, item: Overhear) -> None:
+        reply = self._reply
+        if reply is None or reply.held_at is None:
+            return  # it is known by now
+        if self._ear is None:
+            self._ear = await self._lane.fork(reply.heard_frames(self._clock()))
+        for pcm in (item.pcm, *[self._silence] * (self._lane.tail_frames if item.last else 0)):
+            self._overheard += (await self._lane.overhear(pcm, self._ear)).user_text
+        if reply.held_at is not None and reply is self._reply:
+            self._on_overheard(self._overheard, item.last)
 
     async def _listen(self, pcm: np.ndarray) -> StepOut:
         self._kept_frames, self._latest = 0, None

@@ -45,6 +45,8 @@ class TurnRecord:
         first_audio_ms: Wall time from the last of `stops` to the first frame of reply audio.
         interrupted: Replies broken off.
         replies: Texts of all replies that ended, those broken off as far as they got.
+        holds: Samples at which the agent held its reply, since there was sound.
+        resumed: Times it went on after that.
     """
 
     began: int
@@ -56,6 +58,8 @@ class TurnRecord:
     first_audio_ms: float | None = None
     interrupted: int = 0
     replies: list[str] = field(default_factory=list)
+    holds: list[int] = field(default_factory=list)
+    resumed: int = 0
 
 
 class RehearsalWorker(Worker):
@@ -97,6 +101,9 @@ class Rehearsal:
         self._background = background if background is not None and len(background) else None
         self._now = 0  # samples spoken
         self._pause = round(LEAD_S * SAMPLE_RATE_HZ)  # samples of silence before the next turn
+        self._replying = False
+        self._text = ""
+        self._audio: list[np.ndarray] = []
         self._conversation: Conversation
         self._thinking: asyncio.Task[None]
         self._begin_turn()
@@ -132,6 +139,35 @@ class Rehearsal:
         self._pause = len(turn.pcm) + round(BETWEEN_TURNS_S * SAMPLE_RATE_HZ)  # until the answer has been heard
         return turn
 
+    async def speak_over(self, question: np.ndarray, sound: np.ndarray, after_s: float) -> TurnRecord:
+        """Asks, lets the reply sound for ``after_s``, and then makes a sound over it until the reply has ended.
+
+        Args:
+            question: float32 [N], 24 kHz mono.
+            sound: float32 [N].
+            after_s: Seconds of the reply before the sound.
+
+        Returns:
+            What happened from the sound on; its `began` is the sound's first sample.
+
+        Raises:
+            StepError: The engine failed.
+        """
+        await self._hear(np.zeros(self._pause, np.float32))
+        self._begin_turn()
+        await self._hear(question)
+        deadline = self._now + round(ANSWER_WITHIN_S * SAMPLE_RATE_HZ)
+        while not self._audio and self._now < deadline:
+            await self._hear(np.zeros(CHUNK, np.float32))
+        await self._hear(np.zeros(round(after_s * SAMPLE_RATE_HZ), np.float32))
+        replying, said, audio = self._replying, self._text, self._audio
+        turn = self._begin_turn()
+        self._replying, self._text, self._audio = replying, said, audio
+        await self._hear(sound)
+        while self._replying:
+            await self._hear(np.zeros(CHUNK, np.float32))
+        return turn
+
     async def listen(self, pcm: np.ndarray, then_quiet_s: float = 0.0) -> TurnRecord:
         """Hears audio that expects no answer, and waits for none.
 
@@ -151,7 +187,7 @@ class Rehearsal:
         self._replying = self._done = False
         self._stopped = 0.0  # wall time
         self._text = ""
-        self._audio: list[np.ndarray] = []
+        self._audio = []
         return self._turn
 
     async def _hear(self, pcm: np.ndarray) -> None:
@@ -191,6 +227,10 @@ class Rehearsal:
                 if turn.first_audio_ms is None:
                     turn.first_audio_ms = (time.perf_counter() - self._stopped) * 1000
                 self._audio.append(event.pcm)
+            case events.ReplyHeld():
+                turn.holds.append(self._now)
+            case events.ReplyResumed():
+                turn.resumed += 1
             case events.ReplyDone():
                 self._close(event.status)
 

@@ -2,7 +2,8 @@
 
 * The user's turn begins when the voice detector says so. It ends when the detector has heard enough silence, or
   earlier, when the model says that the user has finished and some silence has been heard, or when the client says so.
-* Sound over a reply may be a cough or a "mhm": the reply is held at once, but interrupted only when the sound lasts.
+* Sound over a reply may be a cough or a "mhm": the reply is held at once, but interrupted only when the model hears
+  words in the sound, or the sound lasts.
 * With detection off (push to talk) only the client ends turns and asks for replies.
 * ``now`` is the session's sample clock; nothing here knows wall time, asyncio or audio.
 """
@@ -18,12 +19,14 @@ from agent.turn_events import (
     Clear,
     Commit,
     CommitTurn,
+    ConcludeDoubt,
     Create,
     DropTurn,
     EndedBy,
     EndOfTurn,
     Event,
     HoldReply,
+    Overheard,
     Quiet,
     Reject,
     Reply,
@@ -58,10 +61,14 @@ class TurnConfig(BaseModel):
     """Probability from the model above which the user has finished; above 1 turns this off."""
     end_of_turn_silence_ms: int = Field(280, ge=0, le=5_000)
     """Silence that must have been heard as well."""
-    interrupt_after_ms: int = Field(320, ge=0, le=5_000)
-    """Speech over a reply, after its detection, that interrupts it. The reply is held meanwhile."""
+    interrupt_after_ms: int = Field(1_500, ge=0, le=10_000)
+    """Speech over a reply, after its detection, that interrupts it even if no word is understood; 0: any speech does.
+    The reply is held meanwhile."""
     resume_after_ms: int = Field(240, ge=0, le=5_000)
-    """Silence after less speech than that, with which the reply goes on."""
+    """Silence after which a sound over a reply has ended; without words in it the reply goes on."""
+    interrupting_words: tuple[str, ...] = ("no", "stop", "wait", "cancel", "sorry", "actually")
+    """Words that ask for the turn alone. Any other one may be a "mhm" or a cough that the model took for a word: it
+    takes two."""
 
 
 class _Phase(enum.Enum):
@@ -82,6 +89,7 @@ class TurnTaker:
         self._finished = False  # the model says so, for audio after the last speech
         self._quiet = 0
         self._doubted: SpeechStarted | None = None
+        self._concluding = False  # what it was is being found out
 
     def configure(self, config: TurnConfig) -> None:
         """Decide by these settings from now on."""
@@ -126,6 +134,8 @@ class TurnTaker:
                 if self.doubting:
                     return self._resume()
                 return self._end(event.at, event.speech_end, "silence") if self.listening else []
+            case Overheard():
+                return self._overheard(event)
             case Quiet() if self.doubting:
                 return self._weigh(event.samples, now)
             case Quiet():
@@ -153,16 +163,25 @@ class TurnTaker:
         if self._phase is not _Phase.WAITING or not self._rules.detect:
             return []
         if self._interrupt_after and self.replying and self._rules.interrupt_response:
-            self._phase, self._doubted = _Phase.DOUBTING, event
+            self._phase, self._doubted, self._concluding = _Phase.DOUBTING, event, False
             return [HoldReply()]
         return self._start_turn(event)
 
     def _weigh(self, quiet: int, now: int) -> list[Action]:
         assert self._doubted is not None, "doubt has a beginning"
-        if quiet >= self._resume_after:
-            return [*self._resume(), RestartDetector()]
+        if quiet >= self._resume_after and not self._concluding:
+            self._concluding = True
+            return [ConcludeDoubt()]
         lasts = now - quiet - self._doubted.at >= self._interrupt_after
         return self._start_turn(self._doubted) if lasts and not quiet else []
+
+    def _overheard(self, event: Overheard) -> list[Action]:
+        if not self.doubting:
+            return []
+        if event.words:
+            assert self._doubted is not None, "doubt has a beginning"
+            return self._start_turn(self._doubted)
+        return [*self._resume(), RestartDetector()] if event.final else []
 
     def _resume(self) -> list[Action]:
         self._phase = _Phase.WAITING

@@ -82,19 +82,18 @@ class WentOn:
     speech: SpeechStarted
 
 
+@dataclass(frozen=True, slots=True)
+class Overheard:
+    """What the sound over a held reply is so far: whether there are words in it that ask for the turn."""
+
+    words: bool
+    final: bool
+
+
 Event = (
-    SpeechStarted
-    | SpeechStopped
-    | WentOn
-    | Quiet
-    | EndOfTurn
-    | Commit
-    | Clear
-    | Create
-    | Cancel
-    | ReplyEnded
-    | SetRules
-)
+    SpeechStarted | SpeechStopped | WentOn | Quiet | EndOfTurn | Overheard | Commit | Clear | Create | Cancel
+    | ReplyEnded | SetRules
+)  # fmt: skip
 
 # --- actions ----------------------------------------------------------------------------------------------------------
 
@@ -161,6 +160,11 @@ class HoldReply:
 
 
 @dataclass(frozen=True, slots=True)
+class ConcludeDoubt:
+    """The sound is over: find out what it was, for :class:`Overheard`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResumeReply:
     """It was nothing: the reply goes on."""
 
@@ -180,6 +184,6 @@ class Reject:
 
 
 Action = (
-    StartTurn | StopTurn | CommitTurn | DropTurn | Reply | Settle | StopReply | HoldReply | ResumeReply
+    StartTurn | StopTurn | CommitTurn | DropTurn | Reply | Settle | StopReply | HoldReply | ConcludeDoubt | ResumeReply
     | RestartDetector | Reject
 )  # fmt: skip

@@ -41,6 +41,9 @@ class StepEngine(Protocol):
     def truncate_reply(self, state: Any, heard_frames: int) -> None:
         """Forget the part of the reply that was not heard."""
 
+    def fork(self, state: Any, heard_frames: int) -> Any:
+        """A copy that listens while the session waits in its reply."""
+
 
 class Worker:
     """Runs engine calls of many sessions on one thread; use as ``async with``."""
@@ -115,6 +118,22 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         await self._alone(self._worker.engine.truncate_reply, self._state, heard_frames)
+
+    async def fork(self, heard_frames: int) -> Any:
+        """A copy of the session's state, interrupted after so many frames of the latest reply, for :meth:`overhear`.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        return await self._alone(self._worker.engine.fork, self._state, heard_frames)
+
+    async def overhear(self, pcm: np.ndarray, ear: Any) -> StepOut:
+        """Let a copy listen to one frame; the session does not hear it.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        return await self._alone(self._worker.engine.step, pcm, ear, Mode.LISTEN)
 
     async def _alone(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not self._busy, "a session may have one engine call at a time"

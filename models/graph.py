@@ -43,6 +43,17 @@ class GraphStream:
         self._session.run_with_iobinding(self._bindings[self._turn])
         self._turn = (self._turn + 1) % len(self._bindings)
 
+    def copy(self) -> "GraphStream":
+        """Another stream through the same graph that goes on from here."""
+        other = GraphStream(self._session)
+        other._turn = self._turn
+        pairs = [(self.inputs, other.inputs), (self.outputs, other.outputs)]
+        pairs += zip(self._states, other._states, strict=True)
+        for mine, theirs in pairs:
+            for name, array in mine.items():
+                theirs[name][:] = array
+        return other
+
     def reset(self) -> None:
         """Back to the state before the first frame."""
         self._turn = 0

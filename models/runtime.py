@@ -7,7 +7,7 @@ ring of keys and values that each step writes in place.
 
 import enum
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +298,20 @@ class Engine:
         inputs["values"][:, :, :, slot] = outputs["new_values"][:, :, :, 0]
         inputs["mask"][..., slot] = 0.0
         state.position += 1
+
+    def fork(self, state: State, heard_frames: int) -> State:
+        """A copy of a session that may listen, as after an interruption, while the session itself waits in its reply.
+
+        Args:
+            state: the session's; it is not changed.
+            heard_frames: how many frames of the reply's audio were played.
+        """
+        ear = replace(
+            state, encoder=state.encoder.copy(), step=state.step.copy(), history=state.history.copy(),
+            prefix=state.prefix.copy(), recent_log=state.recent_log.copy(), script=None,
+        )  # fmt: skip
+        self.truncate_reply(ear, heard_frames)
+        return ear
 
     def truncate_reply(self, state: State, heard_frames: int) -> None:
         """Forget the part of the last reply that was not heard (barge-in).

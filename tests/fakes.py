@@ -25,9 +25,11 @@ class FakeState:
     modes: list[Mode] = field(default_factory=list)
     heard: list[np.ndarray] = field(default_factory=list)
     truncations: list[int] = field(default_factory=list)
+    forks: list[int] = field(default_factory=list)
     reply_step: int = 0
     listened: int = 0
     broken: bool = False
+    ear: bool = False
 
 
 class FakeEngine:
@@ -40,6 +42,7 @@ class FakeEngine:
         step_s: seconds each step takes.
         end_of_turn: probability reported while listening.
         fail_at: number of the step of a session that raises.
+        understands_sounds: whether there are words in what is said over a reply.
     """
 
     sample_rate = SAMPLE_RATE
@@ -54,6 +57,7 @@ class FakeEngine:
         step_s: float = 0.0,
         end_of_turn: float = 0.0,
         fail_at: int | None = None,
+        understands_sounds: bool = True,
     ) -> None:
         self.reply_frames = reply_frames
         self.words = words.split()
@@ -61,6 +65,7 @@ class FakeEngine:
         self.step_s = step_s
         self.end_of_turn = end_of_turn
         self.fail_at = fail_at
+        self.understands_sounds = understands_sounds
         self.states: list[FakeState] = []
         self.threads: set[int] = set()
 
@@ -85,7 +90,8 @@ class FakeEngine:
             state.reply_step = 0
             state.heard.append(pcm)
             state.listened += 1
-            text = f" w{state.listened}" if state.listened % 5 == 1 else ""
+            word = self.understands_sounds if state.ear else state.listened % 5 == 1
+            text = f" w{state.listened}" if word else ""
             return StepOut(None, "", text, self.end_of_turn, False)
         return StepOut(None, "", "", 0.0, False)
 
@@ -93,6 +99,11 @@ class FakeEngine:
         assert isinstance(state, FakeState)
         state.truncations.append(heard_frames)
         state.reply_step = 0
+
+    def fork(self, state: object, heard_frames: int) -> FakeState:
+        assert isinstance(state, FakeState)
+        state.forks.append(heard_frames)
+        return FakeState(ear=True)
 
     def _speak(self, state: FakeState) -> StepOut:
         step = state.reply_step

@@ -183,6 +183,14 @@ def test_a_pause_inside_a_phone_splits_it(rng: np.random.Generator) -> None:
     assert [p[0] for p in paused.phones] == ["SIL", "AA", "SIL", "AA", "SIL"]
 
 
+def test_a_pause_moves_a_word_without_length(rng: np.random.Generator) -> None:
+    """Some synthesisers swallow an "a": its end once stayed behind its start, and the conversation could not be read."""
+    said = _utterance(words=1)
+    words = (("a", 0.5, 0.5), *said.words)
+    paused = insert_pause(Utterance(said.pcm, words, said.phones), 0.5, 0.2, rng)
+    assert paused.words[0] == ("a", pytest.approx(0.7), pytest.approx(0.7))
+
+
 def test_a_third_of_long_utterances_hesitate() -> None:
     """Short ones never do."""
     rng = random.Random(0)

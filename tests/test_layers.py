@@ -25,6 +25,7 @@ ALSO_ALLOWED = {
     ("training/intelligibility.py", "agent"),
     ("training/endpoints.py", "agent"),
     ("training/endpoints.py", "streaming"),
+    ("training/interruptions.py", "agent"),
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}
 TORCH_LIBRARIES = {"torch", "transformers", "peft", "accelerate", "torchaudio", "onnxscript", "tensorboard"}

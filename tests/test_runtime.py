@@ -193,6 +193,21 @@ def test_truncating_after_a_new_turn_began_loses_nothing(engine: Engine) -> None
     _assert_same(_facts(engine, late), _facts(engine, plain))
 
 
+def test_a_fork_hears_what_an_interrupted_session_hears(engine: Engine) -> None:
+    """The copy is the session after a barge-in; the session itself speaks on as if nothing had been heard."""
+    forked, cut, plain = engine.new_state(), engine.new_state(), engine.new_state()
+    for state in (forked, cut, plain):
+        _listen(engine, state, 5)
+        _speak(engine, state, LEAD + 6)
+    ear = engine.fork(forked, 4)
+    engine.truncate_reply(cut, 4)
+    assert _listen(engine, ear, 6, 3) == _listen(engine, cut, 6, 3)
+    spoken, expected = _speak(engine, forked, 5), _speak(engine, plain, 5)
+    _assert_same([out.pcm for out in spoken if out.pcm is not None], [o.pcm for o in expected if o.pcm is not None])
+    assert [out.text for out in spoken] == [out.text for out in expected]
+    _assert_same(_facts(engine, forked), _facts(engine, plain))
+
+
 def test_long_sessions_stay_bounded(engine: Engine) -> None:
     """Past the window the ring is full, every slot is used, and nothing grows or breaks."""
     state = engine.new_state()

@@ -162,8 +162,8 @@ async def test_speech_soon_after_the_model_ended_the_turn() -> None:
 
 
 async def test_a_cough_does_not_end_a_reply() -> None:
-    """A short sound holds the reply; all of its audio comes, and no turn began."""
-    engine, client = FakeEngine(reply_frames=40), FakeClient()
+    """A sound without words holds the reply; all of its audio comes, and no turn began."""
+    engine, client = FakeEngine(reply_frames=40, understands_sounds=False), FakeClient()
     async with serving(engine, client, ReplyConfig(max_lead_ms=160, take_back_ms=0)) as session:
         client.speak(spoken_turn())
         await client.wait_for("response.output_audio.delta", 8)
@@ -174,6 +174,19 @@ async def test_a_cough_does_not_end_a_reply() -> None:
     assert client.types().count("input_audio_buffer.speech_started") == 1
     assert client.types().count("response.output_audio.delta") == 40
     assert (metrics.held, metrics.interrupted, metrics.underruns) == (1, 0, 0)
+    assert len(engine.states[0].forks) == 1
+
+
+async def test_words_end_a_reply() -> None:
+    """A sound in which the model hears two words is a turn, and gets a reply of its own."""
+    engine, client = FakeEngine(reply_frames=40), FakeClient()
+    async with serving(engine, client, ReplyConfig(max_lead_ms=160, take_back_ms=0)):
+        client.speak(spoken_turn())
+        await client.wait_for("response.output_audio.delta", 8)
+        client.speak(np.concatenate([speech(0.4), np.zeros(48_000, np.float32)]))
+        done = [await client.wait_for("response.done", count) for count in (1, 2)]
+    assert [one["response"]["status"] for one in done] == ["cancelled", "completed"]
+    assert client.types().count("input_audio_buffer.speech_started") == 2
 
 
 async def test_speech_that_lasts_ends_a_reply_and_is_heard_from_its_beginning() -> None:

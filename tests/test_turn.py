@@ -8,10 +8,12 @@ from agent.turn_events import (
     Clear,
     Commit,
     CommitTurn,
+    ConcludeDoubt,
     Create,
     DropTurn,
     EndOfTurn,
     HoldReply,
+    Overheard,
     Quiet,
     Reject,
     Reply,
@@ -115,29 +117,35 @@ def test_speech_holds_a_reply_and_interrupts_it_when_it_lasts() -> None:
     turns = replying()
     assert turns.on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS) == [HoldReply()]
     assert turns.doubting
-    assert turns.on(Quiet(0), 3_310 * MS) == []
-    assert turns.on(Quiet(0), 3_320 * MS) == [StartTurn(2, 2_700 * MS), StopReply("turn_detected")]
+    assert turns.on(Quiet(0), 4_490 * MS) == []
+    assert turns.on(Quiet(0), 4_500 * MS) == [StartTurn(2, 2_700 * MS), StopReply("turn_detected")]
     assert turns.listening
 
 
-def test_a_short_sound_only_holds_the_reply() -> None:
-    """A cough: the reply goes on after it, the detector starts afresh, and the next speech is weighed again."""
+def test_a_sound_without_words_only_holds_the_reply() -> None:
+    """A cough: what it was is asked once; the reply goes on after it, and the next sound is weighed again."""
     turns = replying()
     turns.on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS)
     turns.on(Quiet(0), 3_200 * MS)
     assert turns.on(Quiet(239 * MS), 3_439 * MS) == []
-    assert turns.on(Quiet(240 * MS), 3_440 * MS) == [ResumeReply(), RestartDetector()]
+    assert turns.on(Quiet(240 * MS), 3_440 * MS) == [ConcludeDoubt()]
+    assert turns.on(Quiet(260 * MS), 3_460 * MS) == []
+    assert turns.on(Overheard(words=False, final=False), 3_460 * MS) == []
+    assert turns.on(Overheard(words=False, final=True), 3_470 * MS) == [ResumeReply(), RestartDetector()]
     assert not turns.doubting
     assert turns.replying
     assert turns.on(SpeechStarted(4_000 * MS, 3_700 * MS), 4_000 * MS) == [HoldReply()]
+    assert turns.on(Quiet(240 * MS), 4_340 * MS) == [ConcludeDoubt()]
 
 
-def test_silence_does_not_count_as_speech_over_a_reply() -> None:
-    """Two short sounds with a pause do not add up while the pause lasts."""
+@pytest.mark.parametrize("final", [False, True])
+def test_words_over_a_reply_interrupt_it(final: bool) -> None:
+    """As soon as the model understands one, or when the sound is over."""
     turns = replying()
     turns.on(SpeechStarted(3_000 * MS, 2_700 * MS), 3_000 * MS)
-    assert turns.on(Quiet(200 * MS), 3_400 * MS) == []
-    assert turns.doubting
+    actions = turns.on(Overheard(words=True, final=final), 3_200 * MS)
+    assert actions == [StartTurn(2, 2_700 * MS), StopReply("turn_detected")]
+    assert turns.on(Overheard(words=True, final=True), 3_300 * MS) == []
 
 
 def test_speech_right_after_a_reply_began_is_no_cough() -> None:

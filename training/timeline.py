@@ -43,7 +43,8 @@ def insert_pause(utterance: Utterance, at_s: float, length_s: float, rng: np.ran
     shift = length / SAMPLE_RATE
 
     def moved(segments: tuple[Segment, ...]) -> list[Segment]:
-        return [(n, s + shift * (s >= at_s - 1e-6), e + shift * (e > at_s + 1e-6)) for n, s, e in segments]
+        later = at_s - 1e-6
+        return [(n, s + shift * (s >= later), e + shift * (e > at_s + 1e-6 or s >= later)) for n, s, e in segments]
 
     phones: list[Segment] = []
     for name, start, end in moved(utterance.phones):
