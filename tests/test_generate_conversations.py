@@ -184,11 +184,11 @@ def test_a_pause_inside_a_phone_splits_it(rng: np.random.Generator) -> None:
 
 
 def test_a_pause_moves_a_word_without_length(rng: np.random.Generator) -> None:
-    """Some synthesisers swallow an "a": its end once stayed behind its start, and the conversation could not be read."""
+    """A synthesiser may swallow an "a": its end once stayed behind its start, and nobody could read the conversation."""
     said = _utterance(words=1)
     words = (("a", 0.5, 0.5), *said.words)
     paused = insert_pause(Utterance(said.pcm, words, said.phones), 0.5, 0.2, rng)
-    assert paused.words[0] == ("a", pytest.approx(0.7), pytest.approx(0.7))
+    assert paused.words[0][1:] == pytest.approx((0.7, 0.7))
 
 
 def test_a_third_of_long_utterances_hesitate() -> None:
