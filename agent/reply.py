@@ -16,8 +16,9 @@ class ReplyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_lead_ms: int | None = Field(2_000, ge=80)
-    """Audio that may be ahead of the listener over a socket; null without limit."""
+    max_lead_ms: int | None = Field(320, ge=80)
+    """Audio that may be ahead of the listener over a socket, so what still plays when the user interrupts; null without
+    limit."""
     take_back_ms: int = Field(1_000, ge=0)
     """A reply of which less than this was heard when the user speaks again came too early: it is forgotten, and what
     the user says goes on with the turn before it."""

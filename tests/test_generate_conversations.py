@@ -184,7 +184,7 @@ def test_a_pause_inside_a_phone_splits_it(rng: np.random.Generator) -> None:
 
 
 def test_a_pause_moves_a_word_without_length(rng: np.random.Generator) -> None:
-    """A synthesiser may swallow an "a": its end once stayed behind its start, and nobody could read the conversation."""
+    """A synthesiser may swallow an "a": its end once stayed behind its start, which no reader accepted."""
     said = _utterance(words=1)
     words = (("a", 0.5, 0.5), *said.words)
     paused = insert_pause(Utterance(said.pcm, words, said.phones), 0.5, 0.2, rng)

@@ -342,7 +342,7 @@ async def test_a_cancelled_reply_is_not_taken_back() -> None:
 async def test_a_reply_that_was_heard_stays(change: dict[str, bool]) -> None:
     """So does one that must not be interrupted."""
     engine, client, clock = FakeEngine(reply_frames=8), FakeClient(), FakeClock()
-    async with serving(engine, client, ReplyConfig(take_back_ms=400), clock=clock) as session:
+    async with serving(engine, client, ReplyConfig(max_lead_ms=2_000, take_back_ms=400), clock=clock) as session:
         update(client, turn_detection={"type": "server_vad", **change})
         client.speak(spoken_turn())
         await client.wait_for("response.done")
