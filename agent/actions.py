@@ -4,6 +4,7 @@
 - An action is taken when its reply is complete. A reply that was interrupted, or cut off by a limit, does nothing, even
   when all of its words had been written: the user has not heard them. What is done is done: the action of a reply that
   is truncated after its end is not taken back. Only what is known of the order is, when the reply came too early.
+- What is known of the order follows the model's memory: a reply that is recalled counts again, and does nothing.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent.domain.domain_file import DOMAIN_FILE, read_domain_file
+from agent.domain.dialogue import OrderState
+from agent.domain.domain_file import DOMAIN_FILE, DomainSpec, read_domain_file
 from agent.domain.source_map import DomainError
 from agent.domain.tools import function_tools
 from agent.domain.tracker import ReplyReader, Tracker
 from agent.errors import ConfigError
+from agent.inbox import Prompts
+from models.prosody import strip_marks
 from streaming import realtime_events as events
 
 
@@ -26,10 +30,12 @@ class Actions:
     Attributes:
         replies: knows which reply does what.
         tools: the actions as function tools.
+        prompts: what the agent says when there is nothing to answer.
     """
 
     replies: ReplyReader
     tools: list[dict[str, Any]]
+    prompts: Prompts | None = None
 
 
 def load_actions(s2s: Path) -> Actions | None:
@@ -45,7 +51,11 @@ def load_actions(s2s: Path) -> Actions | None:
         spec, macros = read_domain_file(path)
     except DomainError as exc:
         raise ConfigError(str(exc)) from exc
-    return Actions(ReplyReader(spec, macros), function_tools(spec))
+    return Actions(ReplyReader(spec, macros), function_tools(spec), _prompts(spec))
+
+
+def _prompts(spec: DomainSpec) -> Prompts | None:
+    return Prompts(*(strip_marks(spec.replies[name]) for name in spec.prompts)) if spec.prompts else None
 
 
 class ActingEmitter:
@@ -60,13 +70,14 @@ class ActingEmitter:
         self._tracker = Tracker(replies)
         self._emit = emit
         self._text = ""
+        self._apart = False
         self._before = self._tracker.state  # the latest reply
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         match event:
             case events.ReplyStarted():
-                self._text = ""
+                self._text, self._apart = "", event.options.apart
             case events.ReplyText():
                 self._text += event.text
             case events.ReplyDone():
@@ -74,6 +85,13 @@ class ActingEmitter:
                 if event.status == "completed":
                     taken = tuple(events.Action(**action) for action in self._tracker.take(self._text))
                     event = replace(event, actions=taken)
+                if self._apart:
+                    self._tracker.state = self._before
+            case events.Recalled(reply=None):
+                self._tracker.state = self._before = OrderState()
+            case events.Recalled(reply=str(reply)):
+                self._before = self._tracker.state
+                self._tracker.take(reply)
             case events.ReplyTakenBack():
                 self._tracker.state = self._before
         self._emit(event)

@@ -14,7 +14,7 @@ import numpy as np
 
 from agent import turn_events as turn
 from agent.actions import ActingEmitter, Actions
-from agent.inbox import Finish, Forget, Hear, Overhear, Respond
+from agent.inbox import Add, Finish, Forget, Hear, Item, Overhear, Recollect, Respond
 from agent.metrics import SessionMetrics, TurnMetrics
 from agent.mind import Mind
 from agent.reply import Clock, ReplyConfig
@@ -22,7 +22,7 @@ from agent.turn import EAGERNESS, MODEL_OFF, TurnConfig, TurnTaker
 from agent.turn_events import Rules
 from agent.worker import Lane
 from streaming import realtime_events as events
-from streaming.frames import SAMPLE_RATE_HZ, Framer
+from streaming.frames import SAMPLE_RATE_HZ, Framer, ms_to_samples
 from streaming.realtime_config import ServerVad, SessionConfig, TurnDetection
 from streaming.vad import SpeechStarted, Vad, VadConfig
 
@@ -67,6 +67,8 @@ class Conversation:
         self._turns = turns
         self._taker = TurnTaker(turns)
         self._turn_began = 0
+        self._idle_timeout: int | None = None  # samples
+        self._idle_since: int | None = None
         self._defaults = events.CreateResponse()
         self._max_held = int(MAX_HELD_S * SAMPLE_RATE_HZ) // lane.frame_size
         self._listener_stops = listener_stops
@@ -74,7 +76,7 @@ class Conversation:
         self._held: deque[np.ndarray] = deque()  # push to talk; bound: _max_held frames, then cleared and refused
         speak = emit if actions is None else ActingEmitter(actions.replies, emit)
         told = (self._model_heard, self._reply_ended, self._overheard)
-        self._mind = Mind(lane, replies, speak, clock, self.metrics, *told)
+        self._mind = Mind(lane, replies, speak, clock, self.metrics, *told, actions.prompts if actions else None)
 
     @property
     def idle(self) -> bool:
@@ -113,11 +115,20 @@ class Conversation:
             case events.CancelResponse():
                 self._decide(turn.Cancel(command.event_id))
             case events.TruncateReply():
-                self._mind.put(Forget(-(-command.heard_samples // self._lane.frame_size)))
+                await self._hand_over(Forget(-(-command.heard_samples // self._lane.frame_size)))
             case events.HearItem():
-                await self._hear_item(command.pcm)
+                await self._hear_item(command)
+            case events.AddLine():
+                await self._hand_over(Add(command.line))
+            case events.Recollect():
+                await self._hand_over(Recollect(command.lines, command.latest_reply))
             case events.ConfigureSession():
                 self._configure(command.config)
+
+    async def _hand_over(self, item: Item) -> None:
+        await self._mind.room()
+        if not self._mind.put(item):
+            self._emit(events.Refused("too_many_items", "too much waits for the reply to end; this is not remembered"))
 
     async def hear(self, pcm: np.ndarray) -> None:
         """Take microphone audio, float32 [n], 24 kHz mono, in chunks of any size; waits when the model is behind."""
@@ -143,6 +154,9 @@ class Conversation:
                 self._decide(event)
         if self._taker.listening or self._taker.doubting:
             self._decide(turn.Quiet(self._vad.silence_samples))
+        elif self._idle_timeout and (since := self._idle_since) is not None and self._now - since >= self._idle_timeout:
+            self._idle_since = None
+            self._decide(turn.TimedOut(since))
 
     async def _take_frame(self, pcm: np.ndarray) -> None:
         if self._detect:
@@ -186,18 +200,23 @@ class Conversation:
             await self._mind.room()
             self._mind.put(Hear(self._held.popleft(), self._now, self._taker.turn, listen=True))
 
-    async def _hear_item(self, pcm: np.ndarray) -> None:
+    async def _hear_item(self, item: events.HearItem) -> None:
         framer = Framer(self._lane.frame_size)
-        frames = framer.push(pcm)
+        frames = framer.push(item.pcm)
         if (rest := framer.flush()) is not None:
             frames.append(rest)
         for frame in frames:
             await self._mind.room()
-            self._mind.put(Hear(frame.pcm, self._now, 0, listen=True))
+            self._mind.put(Hear(frame.pcm, self._now, item.turn, listen=True))
 
     def _configure(self, config: SessionConfig) -> None:
-        self._defaults = events.CreateResponse(config.text_only, config.max_tokens)
+        output = config.audio.output
+        self._defaults = events.CreateResponse(
+            config.text_only, config.max_tokens, format=output.format, speed=output.speed
+        )
         detection = config.audio.input.turn_detection
+        idle_ms = detection.idle_timeout_ms if isinstance(detection, ServerVad) else None
+        self._idle_timeout = None if idle_ms is None else ms_to_samples(idle_ms)
         if (detection is not None) != self._detect:
             self._detect = detection is not None
             self._held.clear()
@@ -225,12 +244,13 @@ class Conversation:
 
     def _reply_ended(self) -> None:
         self._decide(turn.ReplyEnded())
+        self._idle_since = self._now + round(self._mind.unplayed_s * SAMPLE_RATE_HZ)
 
     def _act(self, actions: list[turn.Action]) -> None:
         for action in actions:
             match action:
                 case turn.StartTurn():
-                    self._turn_began = action.at
+                    self._turn_began, self._idle_since = action.at, None
                     self._emit(events.UserStarted(action.turn, action.at))
                     if self._taker.interruptible:
                         self._mind.user_began()
@@ -238,6 +258,10 @@ class Conversation:
                     waited_ms = (self._now - action.speech_end) * 1000.0 / SAMPLE_RATE_HZ
                     self._record_turn(action.turn, action.by, waited_ms)
                     self._emit(events.UserStopped(action.turn, action.at))
+                case turn.TimeOut():
+                    self._turn_began = action.since
+                    self._emit(events.UserTimedOut(action.turn, action.since, self._now))
+                    self._emit(events.UserTextDone(action.turn))
                 case turn.CommitTurn():
                     self._emit(events.AudioCommitted(action.turn, max(0, self._now - self._turn_began)))
                 case turn.DropTurn():

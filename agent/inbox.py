@@ -1,10 +1,19 @@
-"""What waits for a session's mind: audio to hear, replies to give, and what was not heard of them."""
+"""What a session's mind is told: audio to hear, lines to read, replies to give, and what was not heard of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from streaming.realtime_events import CreateResponse
+from streaming.realtime_events import CreateResponse, Line
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What the agent says when it shall speak and there is nothing to answer: ``first`` of all, and ``later``."""
+
+    first: str
+    later: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +59,19 @@ class Forget:
     heard_frames: int
 
 
-Item = Hear | Overhear | Respond | Finish | Forget
+@dataclass(frozen=True, slots=True)
+class Add:
+    """The user has typed this, or the agent said it before."""
+
+    line: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Recollect:
+    """Remember what ``lines`` tells then, and nothing else; ``latest_reply``: only that reply has gone."""
+
+    lines: Callable[[], tuple[Line, ...]]
+    latest_reply: bool
+
+
+Item = Hear | Overhear | Respond | Finish | Forget | Add | Recollect

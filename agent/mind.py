@@ -9,16 +9,18 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from agent.inbox import Finish, Forget, Hear, Item, Overhear, Respond
+from agent.inbox import Add, Finish, Forget, Hear, Item, Overhear, Prompts, Recollect, Respond
+from agent.memory import Memory
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
 from agent.reply import Clock, Reply, ReplyConfig
 from agent.worker import Lane
-from models.runtime import Mode, StepOut
+from models.runtime import Mode
 from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ
 
@@ -38,6 +40,7 @@ class Mind:
         on_end_of_turn: told the model's end-of-turn probability and the frame's end after every frame listened to.
         on_reply_ended: told when a reply came to its own end.
         on_overheard: told all words so far of the sound over a held reply, and whether there are no more.
+        prompts: what to say when there is nothing to answer; None: what the model makes of that.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Mind:
         clock: Clock,
         metrics: SessionMetrics,
         on_end_of_turn: Callable[[float, int], None], on_reply_ended: Callable[[], None],
-        on_overheard: Callable[[str, bool], None],
+        on_overheard: Callable[[str, bool], None], prompts: Prompts | None = None,
     ) -> None:  # fmt: skip
         self._lane = lane
         self._config = config
@@ -57,8 +60,8 @@ class Mind:
         self._metrics = metrics
         self._on_end_of_turn, self._on_reply_ended, self._on_overheard = on_end_of_turn, on_reply_ended, on_overheard
         self._frame_s = lane.frame_size / SAMPLE_RATE_HZ
-        self._silence = np.zeros(lane.frame_size, np.float32)
-        self._inbox: deque[Item] = deque()  # bounds and policies: see room() and put(); what is no audio is rare
+        self._memory = Memory(lane, emit, prompts)
+        self._inbox: deque[Item] = deque()  # bounds and policies: see room() and put()
         self._wake = asyncio.Event()
         self._space = asyncio.Event()
         self._busy = False
@@ -67,12 +70,7 @@ class Mind:
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
         self._ear: Any = None  # a copy of the engine's state that listens while a reply is held
         self._overheard = ""
-        self._unheard: int | None = None  # frames heard of an interrupted reply, until the engine knows
-        self._latest: Reply | None = None  # once made, until the user is listened to
-        self._kept_frames = 0  # of the latest reply, in the engine's memory; 0 once the user was listened to
-        self._open_turn: int | None = None  # its transcript is not complete
         self._settle_at: float | None = None
-        self._input_frames = 0  # listened to since the last reply began
 
     @property
     def idle(self) -> bool:
@@ -99,22 +97,27 @@ class Mind:
             self._space.clear()
             await self._space.wait()
 
-    def put(self, item: Item) -> None:
-        """Hand over the next item, in order; for audio, after :meth:`room`."""
-        if isinstance(item, Hear) and len(self._inbox) >= self._config.held_frames:
-            self._metrics.dropped_frames += 1
-            return
+    def put(self, item: Item) -> bool:
+        """Hand over the next item, in order, after :meth:`room`; False when it had to be dropped.
+
+        What the turn taker wants is bounded by it and never dropped.
+        """
+        if not isinstance(item, Respond | Finish | Overhear) and len(self._inbox) >= self._config.held_frames:
+            self._metrics.dropped_frames += isinstance(item, Hear)
+            return False
         self._inbox.append(item)
         self._wake.set()
+        return True
 
     def user_began(self) -> None:
         """The user speaks and may interrupt: a reply that is made but has hardly been heard is taken back."""
-        if self._reply is None and self._latest is not None and self._is_premature(self._latest):
-            self._interrupted.append(self._latest.number)
+        latest = self._memory.latest
+        if self._reply is None and latest is not None and self._is_premature(latest):
+            self._interrupted.append(latest.number)
             self._take_back()
 
     def _take_back(self) -> None:
-        self._unheard, self._latest = 0, None
+        self._memory.unheard, self._memory.latest = 0, None
         self._metrics.taken_back += 1
         self._emit(events.ReplyTakenBack())
         self._wake.set()
@@ -124,9 +127,15 @@ class Mind:
         return not reply.options.text_only and heard_s * 1000.0 < self._config.take_back_ms
 
     @property
+    def unplayed_s(self) -> float:
+        """Seconds of the latest reply that the listener has not played yet."""
+        latest = self._memory.latest
+        return 0.0 if latest is None else latest.pacer.unplayed_s(self._clock())
+
+    @property
     def just_begun(self) -> bool:
         """Whether the reply, or the latest one, has hardly been heard, so that the user may be going on."""
-        reply = self._reply or self._latest
+        reply = self._reply or self._memory.latest
         return reply is None or self._is_premature(reply)
 
     def hold(self, *, listener_stops: bool) -> None:
@@ -146,16 +155,18 @@ class Mind:
         """End the reply now, whatever the model is doing; replies that were asked for but not begun never begin."""
         self._lane.cancel()
         self._wake.set()
-        reply = self._reply
+        reply, memory = self._reply, self._memory
         if reply is not None:
-            if reply.begun:
-                self._unheard = reply.heard_frames(self._clock())
+            if reply.begun and not reply.options.text_only:
+                memory.unheard = reply.heard_frames(self._clock())
+            if not reply.begun or memory.unheard == 0:
+                memory.unanswered = True  # nothing of the answer was heard
             self._interrupted.append(reply.number)
             self._metrics.interrupted += 1
             self._close("cancelled", reason)
             if reason != "turn_detected":
-                self._latest = None  # it was not the user's next words that ended it
-            elif reply.begun and self._is_premature(reply):
+                memory.latest = None  # it was not the user's next words that ended it
+            elif not reply.options.apart and reply.begun and self._is_premature(reply):
                 self._take_back()
 
     async def run(self) -> None:
@@ -166,9 +177,9 @@ class Mind:
         """
         while True:
             self._wake.clear()
-            if self._unheard is not None:
-                self._kept_frames, self._unheard = self._unheard, None
-                await self._lane.truncate_reply(self._kept_frames)
+            await self._memory.settle()
+            if self._memory.open_turn is None and self._reply is None:
+                await self._memory.remember()
             worked = False
             if self._held_up():
                 self._space.set()
@@ -189,7 +200,7 @@ class Mind:
         if self._reply is None or not self._inbox:
             return False
         item = self._inbox[0]
-        return isinstance(item, Respond | Finish) or (isinstance(item, Hear) and item.listen)
+        return not (isinstance(item, Forget | Overhear) or (isinstance(item, Hear) and not item.listen))
 
     async def _wait(self) -> None:
         now = self._clock()
@@ -215,23 +226,27 @@ class Mind:
                 await self._lane.step(item.pcm, Mode.IDLE)
                 self._metrics.frames_heard += 1
             case Hear():
-                if item.turn != self._open_turn:
-                    self._complete_transcript()
-                    self._open_turn = item.turn
                 self._metrics.frames_heard += 1
-                out = await self._listen(item.pcm)
+                if item.turn != self._memory.open_turn:
+                    self._complete_transcript()
+                out = await self._memory.hear(item.pcm, item.turn)
                 self._on_end_of_turn(out.end_of_turn, item.end)
             case Overhear():
                 await self._overhear(item)
             case Respond():
                 await self._begin(item)
             case Finish():
-                await self._listen_to_silence(item.silent_frames, None)
+                await self._memory.hear_out(item.silent_frames)
                 self._settle_at = self._clock() + _SETTLE_WAIT_S
             case Forget():
-                if item.heard_frames < self._kept_frames:
-                    self._kept_frames = item.heard_frames
-                    await self._lane.truncate_reply(item.heard_frames)
+                await self._memory.forget_unheard(item.heard_frames)
+            case Add():
+                await self._memory.hear_out()
+                self._complete_transcript()
+                await self._memory.remember()
+                await self._memory.take_in(item.line)
+            case Recollect():
+                await self._memory.change(item)
 
     async def _overhear(self, item: Overhear) -> None:
         reply = self._reply
@@ -239,52 +254,37 @@ class Mind:
             return  # it is known by now
         if self._ear is None:
             self._ear = await self._lane.fork(reply.heard_frames(self._clock()))
-        for pcm in (item.pcm, *[self._silence] * (self._lane.tail_frames if item.last else 0)):
+        silence = np.zeros(self._lane.frame_size, np.float32)
+        for pcm in (item.pcm, *[silence] * (self._lane.tail_frames if item.last else 0)):
             self._overheard += (await self._lane.overhear(pcm, self._ear)).user_text
         if reply.held_at is not None and reply is self._reply:
             self._on_overheard(self._overheard, item.last)
 
-    async def _listen(self, pcm: np.ndarray) -> StepOut:
-        self._kept_frames, self._latest = 0, None
-        self._input_frames += 1
-        out = await self._lane.step(pcm, Mode.LISTEN)
-        if out.user_text and self._open_turn is not None:
-            self._emit(events.UserText(self._open_turn, out.user_text))
-        return out
-
-    async def _listen_to_silence(self, heard_frames: int, generation: int | None) -> None:
-        for _ in range(heard_frames, self._lane.tail_frames):
-            if generation is not None and generation != self._lane.generation:
-                return
-            await self._listen(self._silence)
-
     def _complete_transcript(self) -> None:
         self._settle_at = None
-        if self._open_turn is not None:
-            turn, self._open_turn = self._open_turn, None
-            self._emit(events.UserTextDone(turn))
+        self._memory.complete_transcript()
 
     # --- speaking -----------------------------------------------------------------------------------------------------
 
     async def _begin(self, item: Respond) -> None:
-        if item.generation == self._lane.generation and self._settle_at is None:
-            await self._listen_to_silence(item.silent_frames, item.generation)
+        await self._memory.hear_out(item.silent_frames, item.generation)
         self._settle_at = None
+        options = item.options
+        if item.generation == self._lane.generation:
+            await self._memory.prepare(options, first=self._reply_number == 0)
+            if item.generation != self._lane.generation:
+                self._memory.abandon(options)
         if item.generation != self._lane.generation:
             self._settle_at = self._clock() + _SETTLE_WAIT_S  # interrupted before it began
             return
         self._reply_number += 1
         lead_ms = self._config.max_lead_ms
-        pacer = Pacer(self._frame_s, None if lead_ms is None else lead_ms / 1000.0)
-        number = self._reply_number
-        self._reply = Reply(number, item.generation, item.turn, item.options, pacer, self._input_frames)
-        self._input_frames = 0
+        pacer = Pacer(self._frame_s / options.speed, None if lead_ms is None else lead_ms / 1000.0)
+        number, used = self._reply_number, self._memory.take_usage()
+        self._reply = Reply(number, item.generation, item.turn, options, pacer, used)
         self._metrics.replies += 1
         self._mark("decision_to_reply_ms")
-        options = item.options
-        self._emit(
-            events.ReplyStarted(number, options.text_only, options.metadata, options.max_output_tokens, options.tools)
-        )
+        self._emit(events.ReplyStarted(number, options))
 
     async def _speak(self, reply: Reply) -> None:
         reply.begun = True
@@ -292,8 +292,8 @@ class Mind:
         if reply.generation != self._lane.generation:
             return  # interrupted while the step ran
         reply.steps += 1
-        if out.user_text and self._open_turn is not None:
-            self._emit(events.UserText(self._open_turn, out.user_text))
+        if out.user_text and self._memory.open_turn is not None:
+            self._emit(events.UserText(self._memory.open_turn, out.user_text))
         if out.text:
             self._mark("decision_to_text_ms")
             reply.texts += 1
@@ -324,8 +324,8 @@ class Mind:
         self._emit(events.ReplyAudio(pcm))
 
     def _end(self, reply: Reply, status: events.ResponseStatus, reason: str | None) -> None:
-        if status != "completed":
-            self._unheard = reply.pacer.frames
+        if status != "completed" and not reply.options.text_only:
+            self._memory.unheard = reply.pacer.frames
         self._close(status, reason)
         self._on_reply_ended()
 
@@ -333,13 +333,12 @@ class Mind:
         reply = self._reply
         assert reply is not None, "no reply to close"
         self._reply = None
-        self._latest = reply
-        self._kept_frames = reply.pacer.frames
+        self._memory.close(reply)
         self._space.set()
         if (record := self._metrics.find(reply.turn)) is not None:
             record.status, record.reply_frames = status, reply.pacer.frames
         self._complete_transcript()
-        usage = events.Usage(reply.input_frames, reply.pacer.frames, reply.texts)
+        usage = replace(reply.used, output_audio=reply.pacer.frames, output_text=reply.texts)
         self._emit(events.ReplyDone(status, reason, usage))
 
     def _mark(self, name: str) -> None:

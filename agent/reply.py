@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.pacing import Pacer
-from streaming.realtime_events import CreateResponse
+from streaming.realtime_events import CreateResponse, Usage
 
 Clock = Callable[[], float]
 
@@ -39,7 +39,7 @@ class Reply:
     turn: int
     options: CreateResponse
     pacer: Pacer
-    input_frames: int
+    used: Usage  # by what it answers
     begun: bool = False  # the engine knows of it
     steps: int = 0
     texts: int = 0

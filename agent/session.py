@@ -77,7 +77,8 @@ class Session:
         self._clock = clock
         self._actions = actions
         config = initial_config(client.query("model"), actions.tools if actions else [])
-        self._protocol = RealtimeProtocol(config, expires_at=int(time.time()) + _LIFETIME_S)
+        expires_at = int(time.time()) + _LIFETIME_S
+        self._protocol = RealtimeProtocol(config, expires_at, check_text=worker.check_text)
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
         self._outgoing_bytes = 0
         self._conversation: Conversation | None = None

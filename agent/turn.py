@@ -5,6 +5,7 @@
 * Sound over a reply may be a cough or a "mhm": the reply is held at once, but interrupted only when the model hears
   words in the sound, or the sound lasts.
 * With detection off (push to talk) only the client ends turns and asks for replies.
+* A reply that the client asks for while the user speaks is given when the user has finished.
 * ``now`` is the session's sample clock; nothing here knows wall time, asyncio or audio.
 """
 
@@ -39,6 +40,8 @@ from agent.turn_events import (
     StartTurn,
     StopReply,
     StopTurn,
+    TimedOut,
+    TimeOut,
     WentOn,
 )
 from streaming.frames import ms_to_samples
@@ -90,6 +93,7 @@ class TurnTaker:
         self._quiet = 0
         self._doubted: SpeechStarted | None = None
         self._concluding = False  # what it was is being found out
+        self._asked: CreateResponse | None = None  # while the user speaks
 
     def configure(self, config: TurnConfig) -> None:
         """Decide by these settings from now on."""
@@ -155,6 +159,8 @@ class TurnTaker:
                 return self._cancel(event)
             case ReplyEnded():
                 self._replies = max(0, self._replies - 1)
+            case TimedOut():
+                return self._time_out(event)
             case SetRules():
                 return self._set_rules(event.rules)
         return []
@@ -208,10 +214,24 @@ class TurnTaker:
     def _end(self, at: int, speech_end: int, by: EndedBy) -> list[Action]:
         self._phase = _Phase.WAITING
         actions: list[Action] = [StopTurn(self._turn, at, speech_end, by), CommitTurn(self._turn)]
+        if self._asked is not None:
+            return [*actions, self._give_asked(speech_end)]
         if self._rules.create_response and self._replies < 2:  # one speaking, one waiting
             self._replies += 1
             return [*actions, Reply(self._turn, speech_end)]
         return [*actions, Settle(self._turn, speech_end)]
+
+    def _give_asked(self, speech_end: int | None) -> Reply:
+        options, self._asked = self._asked, None
+        self._replies += 1
+        return Reply(self._turn, speech_end, options)
+
+    def _time_out(self, event: TimedOut) -> list[Action]:
+        if self._phase is not _Phase.WAITING or self.replying or not self._rules.detect:
+            return []
+        self._turn += 1
+        self._replies += 1
+        return [TimeOut(self._turn, event.since), CommitTurn(self._turn), Reply(self._turn, None)]
 
     def _commit(self, event: Commit, now: int) -> list[Action]:
         if self._rules.detect:
@@ -219,7 +239,9 @@ class TurnTaker:
                 message = "there is no speech in the audio buffer to commit"
                 return [Reject("input_audio_buffer_commit_empty", message, event.event_id)]
             self._phase = _Phase.WAITING
-            return [CommitTurn(self._turn), Settle(self._turn, now - self._quiet), RestartDetector()]
+            speech_end = now - self._quiet
+            then = Settle(self._turn, speech_end) if self._asked is None else self._give_asked(speech_end)
+            return [CommitTurn(self._turn), then, RestartDetector()]
         if event.buffered < ms_to_samples(MIN_COMMIT_MS):
             message = f"the audio buffer holds less than {MIN_COMMIT_MS} ms of audio"
             return [Reject("input_audio_buffer_commit_empty", message, event.event_id)]
@@ -232,19 +254,24 @@ class TurnTaker:
         if not self.listening:
             return [DropTurn(None)]
         self._phase = _Phase.WAITING
-        return [DropTurn(self._turn), RestartDetector()]
+        asked = [] if self._asked is None else [self._give_asked(None)]
+        return [DropTurn(self._turn), RestartDetector(), *asked]
 
     def _create(self, options: CreateResponse) -> list[Action]:
-        if self.replying:
+        if self.replying or self._asked is not None:
             message = "the conversation already has an active response"
             return [Reject("conversation_already_has_active_response", message, options.event_id)]
-        if self.listening:
+        if self.listening and options.apart:
             message = "the user is speaking; commit the audio buffer first"
             return [Reject("input_audio_buffer_not_committed", message, options.event_id)]
+        if self.listening:
+            self._asked = options
+            return []
         self._replies += 1
         return [Reply(self._turn, None, options)]
 
     def _cancel(self, event: Cancel) -> list[Action]:
+        self._asked = None
         if not self.replying:
             message = "Cancellation failed: no active response found"
             return [Reject("response_cancel_not_active", message, event.event_id)]

@@ -69,6 +69,13 @@ class ReplyEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedOut:
+    """Nobody has said anything since sample ``since``."""
+
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetRules:
     """The client changed the rules."""
 
@@ -92,7 +99,7 @@ class Overheard:
 
 Event = (
     SpeechStarted | SpeechStopped | WentOn | Quiet | EndOfTurn | Overheard | Commit | Clear | Create | Cancel
-    | ReplyEnded | SetRules
+    | ReplyEnded | TimedOut | SetRules
 )  # fmt: skip
 
 # --- actions ----------------------------------------------------------------------------------------------------------
@@ -114,6 +121,14 @@ class StopTurn:
     at: int
     speech_end: int
     by: EndedBy
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOut:
+    """The silence from sample ``since`` on is the user's turn ``turn``."""
+
+    turn: int
+    since: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +199,7 @@ class Reject:
 
 
 Action = (
-    StartTurn | StopTurn | CommitTurn | DropTurn | Reply | Settle | StopReply | HoldReply | ConcludeDoubt | ResumeReply
+    StartTurn | StopTurn | TimeOut | CommitTurn | DropTurn | Reply | Settle | StopReply | HoldReply | ConcludeDoubt
+    | ResumeReply
     | RestartDetector | Reject
 )  # fmt: skip

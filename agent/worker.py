@@ -44,6 +44,18 @@ class StepEngine(Protocol):
     def fork(self, state: Any, heard_frames: int) -> Any:
         """A copy that listens while the session waits in its reply."""
 
+    def pieces(self, text: str) -> list[int]:
+        """What a text is made of; ValueError for one that cannot be read or recalled. Safe on any thread."""
+
+    def read(self, text: str, state: Any, say: bool) -> int:
+        """Take what the user typed (``say`` false); returns the number of its pieces."""
+
+    def recall(self, text: str, state: Any) -> None:
+        """Make the next reply this text."""
+
+    def aside(self, state: Any) -> Any:
+        """A state that remembers nothing and hears on with ``state``."""
+
 
 class Worker:
     """Runs engine calls of many sessions on one thread; use as ``async with``."""
@@ -65,6 +77,15 @@ class Worker:
     async def open(self) -> "Lane":
         """Begin a session with a state of its own."""
         return Lane(self, await self.call(self.engine.new_state))
+
+    def check_text(self, text: str) -> None:
+        """See whether a text can be read and recalled; on any thread.
+
+        Raises:
+            ValueError: it cannot; one plain sentence says why.
+        """
+        self.engine.pieces(text.lower())
+        self.engine.pieces(text)
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one engine call on the model thread.
@@ -96,12 +117,21 @@ class Lane:
         self.tail_frames = worker.engine.tail_frames
         self._worker = worker
         self._state = state
+        self._home: Any = None  # the state that was stepped aside from
         self._busy = False
 
     def cancel(self) -> int:
         """Begin a new generation and return it; what was made for older ones is stale."""
         self.generation += 1
         return self.generation
+
+    def can_take(self, text: str) -> bool:
+        """Whether a text can be read and recalled."""
+        try:
+            self._worker.check_text(text)
+        except ValueError:
+            return False
+        return True
 
     async def step(self, pcm: np.ndarray | None, mode: Mode) -> StepOut:
         """Run one frame, float32 [frame_size] (None in SPEAK).
@@ -134,6 +164,45 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         return await self._alone(self._worker.engine.step, pcm, ear, Mode.LISTEN)
+
+    async def read(self, text: str) -> int:
+        """Take what the user typed; returns the number of its pieces.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        return await self._alone(self._worker.engine.read, text, self._state, False)
+
+    async def recall(self, text: str) -> None:
+        """Make the next reply this text.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        await self._alone(self._worker.engine.recall, text, self._state)
+
+    async def forget(self) -> None:
+        """Forget everything that was said.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        self._state = await self._alone(self._worker.engine.aside, self._state)
+
+    async def step_aside(self) -> None:
+        """Go on with an empty memory, until :meth:`step_back`.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        assert self._home is None, "aside already"
+        fresh = await self._alone(self._worker.engine.aside, self._state)
+        self._home, self._state = self._state, fresh
+
+    def step_back(self) -> None:
+        """Forget what was said since :meth:`step_aside`, and remember what was before."""
+        assert self._home is not None, "not aside"
+        self._state, self._home = self._home, None
 
     async def _alone(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not self._busy, "a session may have one engine call at a time"

@@ -7,7 +7,7 @@ ring of keys and values that each step writes in place.
 
 import enum
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,13 @@ import onnxruntime as ort
 from models import synthesis
 from models.artefacts import open_graph, read_config
 from models.errors import ArtefactError
-from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32, new_history
+from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
+from models.runtime_state import State, latest
 from models.sampling import CodeSampler, greedy, sigmoid
 from models.tokenizer import BOS, EOS, PAD, Tokenizer
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
-PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
 MAX_REPLY_FRAMES = 375  # 30 s
 LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
 MAX_NOTE_STEPS = 96
@@ -55,37 +55,6 @@ class StepOut:
     user_text: str = ""
     end_of_turn: float = 0.0
     done: bool = False
-
-
-@dataclass(slots=True)
-class State:
-    """Everything a session carries from frame to frame; made by :meth:`Engine.new_state`."""
-
-    encoder: GraphStream
-    decoder: GraphStream
-    step: GraphStream
-    history: np.ndarray = field(default_factory=new_history)
-    sound: synthesis.SynthesisState = field(default_factory=synthesis.new_synthesis_state)
-    prefix: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=PREFIX_FRAMES))
-    position: int = 0
-    transcript: int = PAD
-    speaking: bool = False
-    heard_last: int = PAD  # of the transcript, when the reply began
-    reply_start: int = 0
-    reply_steps: int = 0
-    script: deque[int] | None = None  # pieces that the next reply has to say; None: what the model wants to
-    waited: int = 0  # steps since the last of them
-    recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it
-    recent_log: list[list[int]] = field(default_factory=list)  # before every step since the reply began
-    note_due: bool = False  # the reply is not noted yet
-    note_steps: int = 0  # of the note right after the reply
-    note_piece: int = BOS  # its latest piece
-
-
-def latest(recent: list[int], text: int, transcript: int) -> list[int]:
-    """``recent`` after one more piece of either stream."""
-    said, heard = recent[:2], recent[2:]
-    return [*(said if text == PAD else [text, said[0]]), *(heard if transcript == PAD else [transcript, heard[0]])]
 
 
 class Engine:
@@ -207,20 +176,28 @@ class Engine:
             state.speaking, state.script = False, None
         return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
 
-    def read(self, text: str, state: State, say: bool) -> None:
-        """Take typed text: what the user says (``say`` false), or what the next reply has to be, word for word.
+    def pieces(self, text: str) -> list[int]:
+        """The pieces of a text that can be read or recalled; safe on any thread.
 
         Raises:
             ProsodyTagError: the text holds an unknown tag.
-            ValueError: nothing in the text can be read, it is too long, or the model cannot read.
+            ValueError: nothing in the text can be read, or it is too long.
+        """
+        tokens = self._tokenizer.encode(text)
+        if not tokens:
+            raise ValueError(f"nothing in {text[:80]!r} can be read: it needs printable ASCII characters")
+        if len(tokens) > self._window // 4:
+            raise ValueError(f"the text is too long: {len(tokens)} pieces, at most {self._window // 4}")
+        return tokens
+
+    def read(self, text: str, state: State, say: bool) -> int:
+        """Take typed text: what the user says (``say`` false), or what the next reply has to be, word for word.
+
+        Returns the number of its pieces. Raises what :meth:`pieces` does, and ValueError when the model cannot read.
         """
         if not self._reads_text:
             raise ValueError("this S2S model was exported before models could read text: export a newer one")
-        tokens = self._tokenizer.encode(text.lower())
-        if not tokens:
-            raise ValueError(f"nothing in {text!r} can be read: it needs printable ASCII characters")
-        if len(tokens) > self._window // 4:
-            raise ValueError(f"the text is too long: {len(tokens)} pieces, at most {self._window // 4}")
+        tokens = self.pieces(text.lower())
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
@@ -231,7 +208,19 @@ class Engine:
         state.speaking, state.transcript = False, PAD
         state.recent_log.clear()
         state.script = deque(tokens) if say else None
-        state.waited = 0
+        state.waited, state.recalled = 0, False
+        return len(tokens)
+
+    def recall(self, text: str, state: State) -> None:
+        """Make the next reply this text, as if the model had wanted it. Raises what :meth:`pieces` does."""
+        state.script = deque(self.pieces(text))
+        state.waited, state.recalled, state.speaking = 0, True, False
+
+    def aside(self, state: State) -> State:
+        """A state that remembers nothing and goes on hearing what ``state`` hears: use one of the two at a time."""
+        fresh = self.new_state()
+        fresh.encoder, fresh.history, fresh.prefix = state.encoder, state.history, state.prefix
+        return fresh
 
     def _write_note(self, state: State, most: int = MAX_NOTE_STEPS) -> None:
         """Let the model write down what it has to remember, ``most`` pieces of it now; nothing when no note is due."""
@@ -265,7 +254,7 @@ class Engine:
         state.speaking, state.reply_start, state.reply_steps = True, state.position, 0
         state.heard_last = state.transcript
         state.recent_log.clear()
-        state.note_due, state.note_steps = self._writes_notes and state.script is None, 0
+        state.note_due, state.note_steps = self._writes_notes and (state.script is None or state.recalled), 0
         state.step.inputs["text"][:], state.step.inputs["agent"][:] = BOS, -1
         # what the user says during the reply is a new beginning for the encoder
         state.encoder.reset()

@@ -4,12 +4,15 @@
   code that says so (``unsupported_value``), never silently ignored - except texts that a speech model without
   instructions cannot follow (``instructions``, ``voice``), which are kept and echoed because every client library
   sends them. ``tools`` are likewise kept: those with the name of one of the domain's actions are called.
+* ``noise_reduction`` may be asked for, and stays null: the model hears what was sent.
 * The effective configuration is always complete: :meth:`SessionConfig.as_json` is what session.created carries.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from streaming.realtime_audio import AudioFormat, PcmFormat
 
 Json = dict[str, Any]
 
@@ -29,13 +32,6 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PcmFormat(_Strict):
-    """16-bit little-endian mono PCM at 24 kHz, the only format served."""
-
-    type: Literal["audio/pcm"] = "audio/pcm"
-    rate: Literal[24000] = 24000
-
-
 class Transcription(_Strict):
     """Asks for transcript events of the user's speech; the names are kept, the model has one recogniser."""
 
@@ -51,7 +47,8 @@ class ServerVad(_Strict):
     threshold: float = Field(0.5, ge=0.0, le=1.0)
     prefix_padding_ms: int = Field(300, ge=0, le=2_000)
     silence_duration_ms: int = Field(500, ge=0, le=10_000)
-    idle_timeout_ms: None = None
+    idle_timeout_ms: int | None = Field(None, ge=5_000, le=30_000)
+    """Silence after the agent's last words with which it speaks again."""
     create_response: bool = True
     interrupt_response: bool = True
 
@@ -68,21 +65,33 @@ class SemanticVad(_Strict):
 TurnDetection = ServerVad | SemanticVad
 
 
+class NoiseReduction(_Strict):
+    """What a client may ask for."""
+
+    type: Literal["near_field", "far_field"]
+    strength: float | None = Field(None, ge=0.0, le=1.0)
+
+
 class AudioInput(_Strict):
     """What the client sends and how turns are found in it; ``turn_detection`` None is push to talk."""
 
-    format: PcmFormat = PcmFormat()
+    format: AudioFormat = PcmFormat()
     transcription: Transcription | None = None
-    noise_reduction: None = None
+    noise_reduction: NoiseReduction | None = None
     turn_detection: Annotated[TurnDetection, Field(discriminator="type")] | None = SemanticVad()
+
+    @field_validator("noise_reduction")
+    @classmethod
+    def _none_is_done(cls, asked: NoiseReduction | None) -> None:
+        """A well-formed wish is no error, and the effective setting is the truth."""
 
 
 class AudioOutput(_Strict):
     """What the client gets."""
 
-    format: PcmFormat = PcmFormat()
+    format: AudioFormat = PcmFormat()
     voice: str | Json = "agent"
-    speed: float = Field(1.0, ge=1.0, le=1.0)
+    speed: float = Field(1.0, ge=0.25, le=1.5)
 
 
 class Audio(_Strict):
@@ -132,12 +141,10 @@ def function_names(tools: list[Json], tool_choice: object) -> frozenset[str]:
     return frozenset() if tool_choice == "none" else frozenset(name for name in names if isinstance(name, str))
 
 
+_FORMATS = "audio/pcm at 24000 Hz, audio/pcmu and audio/pcma are supported"
 _UNSUPPORTED = {
-    "audio.input.format": "only audio/pcm at 24000 Hz is supported",
-    "audio.output.format": "only audio/pcm at 24000 Hz is supported",
-    "audio.input.noise_reduction": "noise reduction is not supported yet; use null",
-    "audio.input.turn_detection.idle_timeout_ms": "idle timeouts are not supported yet; use null",
-    "audio.output.speed": "the speaking speed cannot be changed yet; use 1.0",
+    "audio.input.format": _FORMATS,
+    "audio.output.format": _FORMATS,
     "tool_choice": "forcing a tool call is not supported; use 'auto' or 'none'",
     "prompt": "stored prompts are not supported",
 }
@@ -159,8 +166,8 @@ def merge(config: SessionConfig, update: object, *, spoken: bool) -> SessionConf
     kind = update.get("type", "realtime")
     if kind == "transcription":
         raise RequestError("unsupported_value", "transcription sessions are not supported", "session.type")
-    body, update = _of_one_type(config.model_dump(mode="json"), update)
-    body = _deep_merge(body, {k: v for k, v in update.items() if k not in ("id", "object")})
+    asked = {key: value for key, value in _typed(config, update).items() if key not in ("id", "object")}
+    body = _deep_merge(config.model_dump(mode="json"), asked)
     if body["model"] != config.model:
         raise RequestError("immutable_field", "the model of a session cannot be changed", "session.model")
     if body.get("instructions") is None:
@@ -178,32 +185,27 @@ def merge(config: SessionConfig, update: object, *, spoken: bool) -> SessionConf
     return merged
 
 
-def _of_one_type(body: Json, update: Json) -> tuple[Json, Json]:
-    """Make ready to merge turn detections: what is asked for names its type, and settings of the other type are gone.
-
-    Settings without a type are those of the type in use, or of server_vad, if only it has one of them.
-    """
+def _typed(config: SessionConfig, update: Json) -> Json:
+    """Turn detection without a type is of the type in use, or of server_vad, if only it has one of the settings."""
     try:
         asked = update["audio"]["input"]["turn_detection"]
     except (KeyError, TypeError):
-        return body, update
+        return update
     if not isinstance(asked, dict):
-        return body, update
-    used = (body["audio"]["input"]["turn_detection"] or {}).get("type", "server_vad")
-    foreign = used == "semantic_vad" and asked.keys() & (
-        ServerVad.model_fields.keys() - SemanticVad.model_fields.keys()
-    )
-    asked = {"type": "server_vad" if foreign else used} | asked
-    if asked["type"] != used:
-        body = _deep_merge(body, {"audio": {"input": {"turn_detection": None}}})
-    return body, _deep_merge(update, {"audio": {"input": {"turn_detection": asked}}})
+        return update
+    used = config.audio.input.turn_detection
+    foreign = asked.keys() & (ServerVad.model_fields.keys() - SemanticVad.model_fields.keys())
+    kind = "server_vad" if used is None or foreign else used.type
+    return _deep_merge(update, {"audio": {"input": {"turn_detection": {"type": kind} | asked}}})
 
 
 def _deep_merge(old: Json, new: Json) -> Json:
+    """``new`` over ``old``; an object of another type is another object."""
     merged = dict(old)
     for key, value in new.items():
         before = merged.get(key)
-        merged[key] = _deep_merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+        same = isinstance(before, dict) and isinstance(value, dict) and value.get("type") in (None, before.get("type"))
+        merged[key] = _deep_merge(before, value) if same and isinstance(before, dict) else value
     return merged
 
 

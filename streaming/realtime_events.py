@@ -5,12 +5,16 @@ Events are what the conversation reports to :meth:`streaming.realtime.RealtimePr
 the session's 24 kHz clock; ``turn`` numbers the user's turns of one session from 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from streaming.realtime_audio import G711Format, PcmFormat
 from streaming.realtime_config import SessionConfig
+
+_PCM = PcmFormat()
 
 ResponseStatus = Literal["completed", "cancelled", "incomplete", "failed"]
 
@@ -22,6 +26,7 @@ class Usage:
     input_audio: int = 0
     output_audio: int = 0
     output_text: int = 0
+    input_text: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,14 @@ class Action:
 
     name: str
     arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What was said in the conversation, as text."""
+
+    role: Literal["user", "assistant"]
+    text: str
 
 
 # --- commands: client -> conversation ---------------------------------------------------------------------------------
@@ -63,9 +76,29 @@ class ClearAudio:
 
 @dataclass(frozen=True, slots=True)
 class HearItem:
-    """A user item that carries audio was inserted: the model shall hear it. float32 [n], 24 kHz mono."""
+    """A user item that carries audio was added: the model shall hear it as ``turn``. float32 [n], 24 kHz mono."""
 
     pcm: np.ndarray
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddLine:
+    """An item that carries text was added at the end: the model shall read it, or have said it."""
+
+    line: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Recollect:
+    """The past has changed: the model shall remember these lines and nothing else.
+
+    ``lines`` tells them when it is done, oldest first; ``latest_reply``: all that has changed is that the latest reply
+    is gone.
+    """
+
+    lines: Callable[[], tuple[Line, ...]]
+    latest_reply: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +106,9 @@ class CreateResponse:
     """Answer now.
 
     ``metadata`` is echoed in the response; ``max_output_tokens`` None means no limit; ``tools`` are the names of those
-    that this response may call, None for the session's.
+    that this response may call, None for the session's; ``format`` and ``speed`` are the client's audio. ``apart``:
+    the conversation does not remember this response; ``context`` is what it answers then, lines and audio (float32
+    [n]), None for the conversation.
     """
 
     text_only: bool = False
@@ -81,6 +116,10 @@ class CreateResponse:
     metadata: dict[str, str] | None = None
     event_id: str | None = None
     tools: frozenset[str] | None = None
+    format: PcmFormat | G711Format = _PCM
+    speed: float = 1.0
+    apart: bool = False
+    context: tuple[Line | np.ndarray, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +142,8 @@ Command = (
     | CommitAudio
     | ClearAudio
     | HearItem
+    | AddLine
+    | Recollect
     | CreateResponse
     | CancelResponse
     | TruncateReply
@@ -125,6 +166,15 @@ class UserStopped:
 
     turn: int
     at: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserTimedOut:
+    """The user said nothing from sample ``start`` to ``end``: that is their turn."""
+
+    turn: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +212,7 @@ class ReplyStarted:
     """A response begins; the options are those it was asked for with."""
 
     reply: int
-    text_only: bool = False
-    metadata: dict[str, str] | None = None
-    max_output_tokens: int | None = None
-    tools: frozenset[str] | None = None
+    options: CreateResponse = CreateResponse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +245,13 @@ class ReplyTakenBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """An earlier reply is remembered as it was given; None: whatever was remembered before is forgotten."""
+
+    reply: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyHeld:
     """There is sound over the reply; nothing more of it comes until it is known what that is."""
 
@@ -225,18 +279,15 @@ class Broken:
     message: str
 
 
+TurnEvent = UserStarted | UserStopped | UserTimedOut | AudioCommitted | AudioCleared | UserText | UserTextDone
 Event = (
-    UserStarted
-    | UserStopped
-    | AudioCommitted
-    | AudioCleared
-    | UserText
-    | UserTextDone
+    TurnEvent
     | ReplyStarted
     | ReplyText
     | ReplyAudio
     | ReplyDone
     | ReplyTakenBack
+    | Recalled
     | ReplyHeld
     | ReplyResumed
     | Refused

@@ -6,11 +6,10 @@ import json
 import math
 from typing import Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from streaming.realtime_audio import AudioFormat
 from streaming.realtime_config import RequestError
-from streaming.resample import pcm16_to_float
 
 Json = dict[str, Any]
 
@@ -73,18 +72,43 @@ class ItemTruncate(ClientMessage):
     audio_end_ms: int = Field(ge=0)
 
 
+class _ResponseOutput(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format: AudioFormat | None = None
+
+
+class _ResponseAudio(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    output: _ResponseOutput | None = None
+
+
 class ResponseOptions(BaseModel):
-    """The ``response`` object of response.create; what the model cannot follow is checked by the protocol."""
+    """The ``response`` object of response.create; what the model cannot follow (``instructions``) is left out."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    conversation: str | None = None
+    conversation: Literal["auto", "none"] | None = None
     input: list[Json] | None = None
     output_modalities: list[Literal["audio", "text"]] | None = None
     tools: list[Json] | None = None
     tool_choice: str | Json | None = None
     max_output_tokens: int | Literal["inf"] | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)
+    audio: _ResponseAudio | None = None
+
+    @property
+    def format(self) -> AudioFormat | None:
+        """Of the audio of this response, None for the session's."""
+        return self.audio.output.format if self.audio and self.audio.output else None
+
+    @field_validator("metadata")
+    @classmethod
+    def _short(cls, metadata: dict[str, str] | None) -> dict[str, str] | None:
+        if metadata and any(len(key) > 64 or len(value) > 512 for key, value in metadata.items()):
+            raise ValueError("keys have at most 64 characters, values 512")
+        return metadata
 
 
 class ResponseCreate(ClientMessage):
@@ -167,21 +191,18 @@ def _nested(body: Json) -> bool:
     return True
 
 
-def decode_audio(audio: object, param: str) -> np.ndarray:
-    """Base64 of 16-bit little-endian PCM -> float32 [n].
+def decode_base64(text: object, param: str) -> bytes:
+    """What base64 text holds.
 
     Raises:
-        RequestError: it is no base64 text, or an odd number of bytes.
+        RequestError: it is no base64 text.
     """
-    if not isinstance(audio, str):
+    if not isinstance(text, str):
         raise RequestError("invalid_type", f"{param} must be base64 text", param)
     try:
-        data = base64.b64decode(audio, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as exc:
         raise RequestError("invalid_audio", f"{param} is not valid base64", param) from exc
-    if len(data) % 2:
-        raise RequestError("invalid_audio", f"{param} has an odd number of bytes ({len(data)}); PCM is 16 bit", param)
-    return pcm16_to_float(data)
 
 
 def error_body(kind: str, code: str, message: str, param: str | None = None, event_id: str | None = None) -> Json:

@@ -26,6 +26,9 @@ class FakeState:
     heard: list[np.ndarray] = field(default_factory=list)
     truncations: list[int] = field(default_factory=list)
     forks: list[int] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)  # replies, those it was told of included
+    script: list[str] | None = None
     reply_step: int = 0
     listened: int = 0
     broken: bool = False
@@ -105,17 +108,39 @@ class FakeEngine:
         state.forks.append(heard_frames)
         return FakeState(ear=True)
 
+    def pieces(self, text: str) -> list[int]:
+        if not text.isascii():
+            raise ValueError(f"nothing in {text!r} can be read")
+        return [0] * len(text.split())
+
+    def read(self, text: str, state: object, say: bool) -> int:
+        assert isinstance(state, FakeState)
+        assert not say, "sessions read what the user types"
+        state.read.append(text)
+        state.reply_step = 0
+        return len(self.pieces(text))
+
+    def recall(self, text: str, state: object) -> None:
+        assert isinstance(state, FakeState)
+        state.script, state.reply_step = text.split(), 0
+
+    def aside(self, state: object) -> FakeState:
+        return self.new_state()
+
     def _speak(self, state: FakeState) -> StepOut:
         step = state.reply_step
         state.reply_step += 1
+        words = self.words if state.script is None else state.script
+        if step == 0:
+            state.said.append(" ".join(words))
         text = ""
-        if step < len(self.words):
-            text = ("" if step == 0 else " ") + self.words[step]
+        if step < len(words):
+            text = ("" if step == 0 else " ") + words[step]
         frame = step - self.lead_steps
         pcm = tone(FRAME, 220.0, frame * FRAME) if frame >= 0 else None
         done = frame == self.reply_frames - 1
         if done:
-            state.reply_step = 0
+            state.reply_step, state.script = 0, None
         return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done)
 
 

@@ -225,3 +225,59 @@ async def test_the_shipped_models_read_an_order_back(shipped_engine: Engine) -> 
         final = (await say(connection, "thats_all"))[-1].response
     answer = final.output[0].content[0].transcript
     assert all(words in answer for words in ("So that is", "large", "latte", "soy milk")), answer
+
+
+async def type_line(connection: Any, text: str, item_id: str, role: str = "user") -> None:
+    """Add a message to the conversation."""
+    kind = "output_text" if role == "assistant" else "input_text"
+    item = {"id": item_id, "type": "message", "role": role, "content": [{"type": kind, "text": text}]}
+    await connection.conversation.item.create(item=item)
+
+
+async def ask(connection: Any, **response: Any) -> str:
+    """What the agent says now, spoken or written."""
+    await connection.response.create(response=response)
+    part = (await until(connection, "response.done"))[-1].response.output[0].content[0]
+    return str(part.text if part.type == "output_text" else part.transcript)
+
+
+@pytest.mark.shipped
+async def test_the_shipped_models_are_typed_to(shipped_engine: Engine, shipped_models: Path) -> None:
+    """The agent opens, reads an order, and knows it afterwards; what it is asked apart it answers apart."""
+    actions = load_actions(shipped_models / "s2s")
+    async with (
+        client_of(shipped_engine, "reply.max_lead_ms=null", actions=actions) as client,
+        client.realtime.connect(model="local") as connection,
+    ):
+        await connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
+        assert await ask(connection) == "Hello! What would you like?"
+        assert await ask(connection) == "What would you like?"
+        await type_line(connection, "can i have a large latte with soy milk", "latte")
+        assert await ask(connection) == "Okay, a large latte with soy milk. Anything else?"
+        price = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "how much is a latte"}]}
+        assert await ask(connection, conversation="none", input=[price]) == "A latte is four dollars."
+        await type_line(connection, "and a small mocha", "mocha")
+        assert await ask(connection, output_modalities=["audio"]) == "Okay, a small mocha. Anything else?"
+        await type_line(connection, "what did i order", "question")
+        whole = await ask(connection)
+        assert all(words in whole for words in ("You ordered", "large latte", "soy milk", "small mocha")), whole
+
+
+@pytest.mark.shipped
+@pytest.mark.parametrize("known", [True, False])
+async def test_the_shipped_models_take_over_a_conversation(
+    shipped_engine: Engine, shipped_models: Path, known: bool
+) -> None:
+    """A history that a client brings is known, order and all; what it deletes of it is not."""
+    actions = load_actions(shipped_models / "s2s")
+    async with (
+        client_of(shipped_engine, "reply.max_lead_ms=null", actions=actions) as client,
+        client.realtime.connect(model="local") as connection,
+    ):
+        await type_line(connection, "can i have a large latte with soy milk", "asked")
+        await type_line(connection, "Okay, a large latte with soy milk. Anything else?", "answered", "assistant")
+        for item_id in () if known else ("asked", "answered"):
+            await connection.conversation.item.delete(item_id=item_id)
+        await type_line(connection, "what did i order", "question")
+        answer = await ask(connection)
+        assert ("large latte with soy milk" in answer) is known, answer

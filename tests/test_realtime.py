@@ -17,6 +17,12 @@ MS = 24
 Json = dict[str, Any]
 
 
+def ascii_only(text: str) -> None:
+    """What this model can take."""
+    if not text.isascii():
+        raise ValueError("printable ASCII only")
+
+
 def protocol(**update: Any) -> RealtimeProtocol:
     """A greeted protocol with countable ids, optionally with an updated session."""
     counts: Counter[str] = Counter()
@@ -25,7 +31,7 @@ def protocol(**update: Any) -> RealtimeProtocol:
         counts[kind] += 1
         return f"{kind}_{counts[kind]}"
 
-    made = RealtimeProtocol(SessionConfig(), 1_790_000_000, new_id)
+    made = RealtimeProtocol(SessionConfig(), 1_790_000_000, new_id, ascii_only)
     made.open()
     if update:
         made.receive(json.dumps({"type": "session.update", "session": {"type": "realtime", **update}}))
@@ -228,7 +234,7 @@ def test_an_interruption() -> None:
 def test_a_written_response() -> None:
     """With text output the content part and the deltas are text."""
     made = protocol()
-    made.send(events.ReplyStarted(1, text_only=True))
+    made.send(events.ReplyStarted(1, events.CreateResponse(text_only=True)))
     made.send(events.ReplyText("Sure."))
     made.send(events.ReplyDone("completed"))
     sent = drain(made)
@@ -249,7 +255,7 @@ def test_a_written_response() -> None:
 def test_metadata_and_limit_are_echoed() -> None:
     """response.create's metadata comes back, so that clients can match their request."""
     made = protocol()
-    made.send(events.ReplyStarted(1, metadata={"client_event_id": "7"}, max_output_tokens=50))
+    made.send(events.ReplyStarted(1, events.CreateResponse(metadata={"client_event_id": "7"}, max_output_tokens=50)))
     response = drain(made)[0]["response"]
     assert response["metadata"] == {"client_event_id": "7"}
     assert response["max_output_tokens"] == 50
@@ -376,7 +382,7 @@ def test_kinds_of_turn_detection(updates: list[Json], expected: Json) -> None:
         ({"model": "other"}, "immutable_field", "session.model"),
         ({"nonsense": 1}, "unknown_parameter", "session.nonsense"),
         ({"audio": {"input": {"nonsense": 1}}}, "unknown_parameter", "session.audio.input.nonsense"),
-        ({"audio": {"input": {"format": {"type": "audio/pcmu"}}}}, "unsupported_value", "session.audio.input.format"),
+        ({"audio": {"input": {"format": {"type": "audio/opus"}}}}, "unsupported_value", "session.audio.input.format"),
         ({"audio": {"output": {"format": {"rate": 16000}}}}, "unsupported_value", "session.audio.output.format"),
         (
             {"audio": {"input": {"turn_detection": {"type": "psychic_vad"}}}},
@@ -399,16 +405,16 @@ def test_kinds_of_turn_detection(updates: list[Json], expected: Json) -> None:
             "session.audio.input.turn_detection.threshold",
         ),
         (
-            {"audio": {"input": {"turn_detection": {"idle_timeout_ms": 5000}}}},
-            "unsupported_value",
+            {"audio": {"input": {"turn_detection": {"idle_timeout_ms": 500}}}},
+            "invalid_value",
             "session.audio.input.turn_detection.idle_timeout_ms",
         ),
         (
-            {"audio": {"input": {"noise_reduction": {"type": "near_field"}}}},
-            "unsupported_value",
-            "session.audio.input.noise_reduction",
+            {"audio": {"input": {"noise_reduction": {"type": "magic"}}}},
+            "invalid_value",
+            "session.audio.input.noise_reduction.type",
         ),
-        ({"audio": {"output": {"speed": 1.5}}}, "unsupported_value", "session.audio.output.speed"),
+        ({"audio": {"output": {"speed": 1.6}}}, "invalid_value", "session.audio.output.speed"),
         ({"audio": "loud"}, "invalid_value", "session.audio"),
         ({"output_modalities": ["audio", "text"]}, "invalid_value", "session.output_modalities"),
         ({"tool_choice": "required"}, "unsupported_value", "session.tool_choice"),
@@ -461,13 +467,17 @@ def test_the_voice_is_fixed_once_it_was_heard() -> None:
         ('{"type": "session.update", "session": "s"}', "invalid_type"),
         ('{"type": "response.create", "response": {"output_modalities": ["smell"]}}', "invalid_type"),
         ('{"type": "response.create", "response": {"output_modalities": ["audio", "text"]}}', "invalid_value"),
-        ('{"type": "response.create", "response": {"conversation": "none"}}', "unsupported_value"),
+        ('{"type": "response.create", "response": {"conversation": "other"}}', "invalid_type"),
         ('{"type": "response.create", "response": {"input": [{"type": "message"}]}}', "unsupported_value"),
         ('{"type": "response.create", "response": {"tool_choice": "required"}}', "unsupported_value"),
         ('{"type": "response.create", "response": {"max_output_tokens": -1}}', "invalid_value"),
         ('{"type": "response.cancel", "response_id": "resp_9"}', "response_cancel_not_active"),
-        ('{"type": "conversation.item.retrieve", "item_id": "none"}', "item_not_found"),
-        ('{"type": "conversation.item.delete", "item_id": "none"}', "item_not_found"),
+        ('{"type": "conversation.item.retrieve", "item_id": "none"}', "item_retrieve_invalid_item_id"),
+        ('{"type": "conversation.item.delete", "item_id": "none"}', "item_delete_invalid_item_id"),
+        (
+            '{"type": "conversation.item.truncate", "item_id": "none", "content_index": 0, "audio_end_ms": 0}',
+            "item_truncate_invalid_item_id",
+        ),
         ('{"type": "conversation.item.truncate", "item_id": "x", "content_index": 0}', "missing_required_parameter"),
         ('{"type": "session.update", "session": {"tools": [{"a": NaN}]}}', "invalid_json"),
         ('{"type": "session.update", "session": {"tools": [{"a": 1e999}]}}', "invalid_json"),
@@ -538,20 +548,25 @@ def test_a_spoken_item_can_be_added() -> None:
         ("conversation.item.done", "mine"),
     ]
     error = error_of(made, json.dumps({"type": "conversation.item.create", "item": item}))
-    assert error["code"] == "item_exists"
+    assert error["code"] == "item_create_duplicate_item_id"
 
 
 @pytest.mark.parametrize(
     ("item", "code"),
     [
         ({"type": "function_call_output", "call_id": "c", "output": "x"}, "item_not_found"),
-        ({"type": "function_call_output", "output": "x"}, "item_not_found"),
+        ({"type": "function_call_output", "output": "x"}, "invalid_value"),
         ({"type": "function_call_output", "call_id": "c", "output": {"x": 1}}, "invalid_value"),
         ({"type": "function_call_output", "call_id": "c", "output": "x" * 40_000}, "invalid_value"),
-        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}, "unsupported_item"),
-        ({"type": "message", "role": "assistant", "content": []}, "unsupported_item"),
-        ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}, "unsupported_content"),
-        ({"type": "message", "role": "user", "content": "hi"}, "unsupported_content"),
+        ({"type": "function_call", "call_id": "c", "name": "f"}, "invalid_value"),
+        ({"type": "mcp_call"}, "unsupported_item"),
+        ({"type": "message", "role": "tool", "content": []}, "invalid_value"),
+        ({"type": "message", "role": "user", "content": [{"type": "output_text", "text": "x"}]}, "unsupported_content"),
+        ({"type": "message", "role": "user", "content": [{"type": "input_image"}]}, "unsupported_content"),
+        ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": 5}]}, "invalid_value"),
+        ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "né"}]}, "unsupported_content"),
+        ({"type": "message", "role": "user", "content": "hi"}, "invalid_value"),
+        ({"type": "message", "role": "user", "content": [{}] * 17}, "invalid_value"),
         ({"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": ""}]}, "invalid_audio"),
         ({"type": "message", "role": "user", "content": [{"type": "input_audio"}]}, "invalid_type"),
         (
@@ -561,7 +576,7 @@ def test_a_spoken_item_can_be_added() -> None:
     ],
 )
 def test_items_that_cannot_be_added(item: Json, code: str) -> None:
-    """The model hears; it does not read."""
+    """What the model cannot take is refused, by name."""
     assert error_of(protocol(), json.dumps({"type": "conversation.item.create", "item": item}))["code"] == code
 
 
@@ -582,7 +597,7 @@ CALL = [
 
 def acting_reply(made: RealtimeProtocol, *actions: events.Action, tools: frozenset[str] | None = None) -> list[Json]:
     """Play a reply that does something; its messages from the closing of the spoken item on."""
-    made.send(events.ReplyStarted(1, tools=tools))
+    made.send(events.ReplyStarted(1, events.CreateResponse(tools=tools)))
     made.send(events.ReplyText("Sure."))
     made.send(events.ReplyAudio(tone(FRAME)))
     drain(made)
@@ -703,7 +718,7 @@ def test_a_call_cannot_be_truncated() -> None:
     made = protocol(tools=TOOLS)
     call = acting_reply(made, BREW)[-1]["response"]["output"][1]
     body = {"type": "conversation.item.truncate", "item_id": call["id"], "content_index": 0, "audio_end_ms": 0}
-    assert error_of(made, json.dumps(body))["code"] == "invalid_item"
+    assert error_of(made, json.dumps(body))["code"] == "invalid_value"
 
 
 # --- more items -------------------------------------------------------------------------------------------------------
@@ -718,7 +733,7 @@ def test_delete_and_retrieve() -> None:
     (deleted,) = say(made, type="conversation.item.delete", item_id=item_id)[1]
     assert (deleted["type"], deleted["item_id"]) == ("conversation.item.deleted", item_id)
     assert error_of(made, f'{{"type": "conversation.item.retrieve", "item_id": "{item_id}"}}')["code"] == (
-        "item_not_found"
+        "item_retrieve_invalid_item_id"
     )
 
 
@@ -792,7 +807,7 @@ def test_a_users_item_cannot_be_truncated() -> None:
     play_turn(made)
     drain(made)
     message = {"type": "conversation.item.truncate", "item_id": "item_1", "content_index": 0, "audio_end_ms": 10}
-    assert error_of(made, json.dumps(message))["code"] == "invalid_item"
+    assert error_of(made, json.dumps(message))["code"] == "invalid_value"
 
 
 def test_the_conversation_is_bounded() -> None:
@@ -802,9 +817,11 @@ def test_the_conversation_is_bounded() -> None:
         made.send(events.AudioCommitted(turn, 0))
         made.send(events.UserTextDone(turn))
     drain(made)
-    assert error_of(made, '{"type": "conversation.item.retrieve", "item_id": "item_1"}')["code"] == "item_not_found"
+    assert error_of(made, '{"type": "conversation.item.retrieve", "item_id": "item_1"}')["code"] == (
+        "item_retrieve_invalid_item_id"
+    )
     assert len(made._items) == MAX_ITEMS
-    assert not made._turns
+    assert len(made._turns) == 0
 
 
 def test_clearing_forgets_the_turn() -> None:
@@ -818,7 +835,7 @@ def test_clearing_forgets_the_turn() -> None:
         "input_audio_buffer.speech_started",
         "input_audio_buffer.cleared",
     ]
-    assert not made._turns
+    assert len(made._turns) == 0
 
 
 def test_a_server_fault_says_so() -> None:

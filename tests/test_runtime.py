@@ -13,7 +13,8 @@ from models.artefacts import open_graph
 from models.errors import ArtefactError
 from models.graph import GraphStream
 from models.quantize import GroupedFSQ
-from models.runtime import Engine, Mode, State, StepOut
+from models.runtime import Engine, Mode, StepOut
+from models.runtime_state import State
 from models.s2s import LISTEN, SPEAK
 from models.sampling import CodeSampler, greedy, sigmoid
 from models.tokenizer import EOS, PAD

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.runtime import latest
+from models.runtime_state import latest
 from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import LLAMA

@@ -26,6 +26,8 @@ from agent.turn_events import (
     StartTurn,
     StopReply,
     StopTurn,
+    TimedOut,
+    TimeOut,
     WentOn,
 )
 from streaming.realtime_events import CreateResponse
@@ -219,11 +221,56 @@ def test_create_while_replying_is_refused() -> None:
     assert (action.code, action.event_id) == ("conversation_already_has_active_response", "ev")
 
 
-def test_create_while_the_user_speaks_is_refused() -> None:
-    """The model cannot answer a turn that is still open."""
-    (action,) = listening().on(Create(CreateResponse()), 0)
+def test_create_while_the_user_speaks_waits() -> None:
+    """The reply is given, as it was asked for, when the user has finished - also where turns cause none."""
+    turns = taker(Rules(create_response=False))
+    turns.on(SpeechStarted(1_000, 700), 1_000)
+    options = CreateResponse(metadata={"k": "v"})
+    assert turns.on(Create(options), 1_100) == []
+    (second,) = turns.on(Create(CreateResponse()), 1_200)
+    assert isinstance(second, Reject)
+    assert second.code == "conversation_already_has_active_response"
+    assert turns.on(SpeechStopped(3_000, 2_500), 3_000)[-1] == Reply(1, 2_500, options)
+    turns.on(ReplyEnded(), 4_000)
+    turns.on(SpeechStarted(5_000, 4_900), 5_000)
+    assert isinstance(turns.on(SpeechStopped(6_000, 5_500), 6_000)[-1], Settle)
+
+
+@pytest.mark.parametrize("event", [Commit(), Clear()])
+def test_a_waiting_reply_is_given_when_the_client_ends_the_turn(event: Commit | Clear) -> None:
+    """Whether it commits what was said or takes it back."""
+    turns, options = listening(), CreateResponse()
+    turns.on(Create(options), 2_000 * MS)
+    (reply,) = [action for action in turns.on(event, 2_000 * MS) if isinstance(action, Reply)]
+    assert reply.options is options
+
+
+def test_a_waiting_reply_can_be_cancelled() -> None:
+    """It was not active, says the error, and it never comes."""
+    turns = taker(Rules(create_response=False))
+    turns.on(SpeechStarted(1_000, 700), 1_000)
+    turns.on(Create(CreateResponse()), 1_100)
+    (action,) = turns.on(Cancel(), 1_200)
+    assert isinstance(action, Reject)
+    assert isinstance(turns.on(SpeechStopped(3_000, 2_500), 3_000)[-1], Settle)
+
+
+def test_a_reply_apart_does_not_wait() -> None:
+    """It would be given in the place of the user's answer."""
+    (action,) = listening().on(Create(CreateResponse(apart=True)), 0)
     assert isinstance(action, Reject)
     assert action.code == "input_audio_buffer_not_committed"
+
+
+def test_silence_can_be_a_turn() -> None:
+    """Nobody says anything: that is a turn and gets a reply, but not while somebody speaks."""
+    turns = taker()
+    assert turns.on(TimedOut(500), 6_000) == [TimeOut(1, 500), CommitTurn(1), Reply(1, None)]
+    assert turns.on(TimedOut(500), 7_000) == []
+    turns.on(ReplyEnded(), 8_000)
+    turns.on(SpeechStarted(9_000, 8_900), 9_000)
+    assert turns.on(TimedOut(8_000), 9_500) == []
+    assert taker(Rules(detect=False)).on(TimedOut(0), 6_000) == []
 
 
 def test_create_asks_for_a_reply() -> None:

@@ -136,6 +136,9 @@ class DomainSpec(_Strict):
     intents: dict[str, IntentSpec]
     rules: list[RuleSpec]
     replies: dict[str, str]
+    prompts: list[str] | None = Field(
+        None, min_length=2, max_length=2
+    )  # replies that nothing was said to: first of all, and later
     actions: dict[str, ActionSpec]
     disfluency: DisfluencySpec = DisfluencySpec()
     dialogues: DialogueSpec
@@ -187,6 +190,10 @@ def _check(spec: DomainSpec, source: SourceMap) -> dict[str, Node]:
     _check_intents(spec, macros, source)
     for name, reply in spec.replies.items():
         _check_reply(reply, source, ("replies", name))
+    for index, name in enumerate(spec.prompts or ()):
+        _one_of(name, list(spec.replies), source, ("prompts", index), "reply")
+        if REPLY_FILL.search(spec.replies[name]):
+            raise source.error(("prompts", index), f"the reply {name!r} holds a fill, and there is nothing to fill in")
     _check_rules(spec, source)
     _check_flows(spec, source)
     return macros

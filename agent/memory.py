@@ -1,0 +1,161 @@
+"""What the model remembers: everything that is heard, read and recalled goes to it here, in order."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from agent.inbox import Prompts, Recollect
+from agent.reply import Reply
+from agent.worker import Lane
+from models.runtime import Mode, StepOut
+from streaming import realtime_events as events
+
+
+class Memory:
+    """The past of one session's model.
+
+    Args:
+        lane: the way to the model thread.
+        emit: takes events on the loop, must not block.
+        prompts: what to say when there is nothing to answer; None: what the model makes of that.
+    """
+
+    def __init__(self, lane: Lane, emit: Callable[[events.Event], None], prompts: Prompts | None) -> None:
+        self.latest: Reply | None = None  # when it is made, and nothing was taken in since
+        self.kept_frames = 0  # of it
+        self.unheard: int | None = None  # frames heard of an interrupted reply, until the engine knows
+        self.unanswered = False  # the user has said something since
+        self.recollect: Recollect | None = None  # the past has changed
+        self.open_turn: int | None = None  # its transcript is not complete
+        self._lane = lane
+        self._emit = emit
+        self._prompts = prompts
+        self._silence = np.zeros(lane.frame_size, np.float32)
+        self._tail_due = False  # what was listened to may have ended in mid-word
+        self._used = events.Usage()
+
+    def take_usage(self) -> events.Usage:
+        """What was taken in since the last time."""
+        used, self._used = self._used, events.Usage()
+        return used
+
+    # --- taking in ----------------------------------------------------------------------------------------------------
+
+    async def hear(self, pcm: np.ndarray, turn: int) -> StepOut:
+        """Listen to one frame of the user's turn, float32 [frame_size]."""
+        if turn != self.open_turn:
+            self.complete_transcript()
+            self.open_turn = turn
+        self._tail_due = self.unanswered = True
+        return await self._listen(pcm)
+
+    async def hear_out(self, silent_frames: int = 0, generation: int | None = None) -> None:
+        """Listen to the silence after what was heard, of which ``silent_frames`` have been heard already."""
+        for _ in range(silent_frames, self._lane.tail_frames if self._tail_due else 0):
+            if generation is not None and generation != self._lane.generation:
+                return
+            await self._listen(self._silence)
+        self._tail_due = False
+
+    async def take_in(self, said: events.Line | np.ndarray) -> None:
+        """Hear a recording, read what the user typed, or remember what the agent said; what is too long is left out."""
+        self.latest, self.kept_frames = None, 0
+        if isinstance(said, np.ndarray):
+            frames = -(-len(said) // self._lane.frame_size)
+            padded = np.zeros((frames, self._lane.frame_size), np.float32)
+            padded.reshape(-1)[: len(said)] = said
+            for frame in padded:
+                await self._listen(frame)
+            self._tail_due = self.unanswered = True
+            await self.hear_out()
+        elif not self._lane.can_take(said.text):
+            return
+        elif said.role == "user":
+            read = await self._lane.read(said.text)
+            self._used = replace(self._used, input_text=self._used.input_text + read)
+            self.unanswered = True
+        else:
+            await self._lane.recall(said.text)
+            while not (await self._lane.step(None, Mode.SPEAK)).done:
+                pass
+            self._emit(events.Recalled(said.text))
+            self.unanswered = False
+
+    def complete_transcript(self) -> None:
+        """No more of the open turn's words come."""
+        if self.open_turn is not None:
+            turn, self.open_turn = self.open_turn, None
+            self._emit(events.UserTextDone(turn))
+
+    async def _listen(self, pcm: np.ndarray) -> StepOut:
+        self.latest, self.kept_frames = None, 0
+        self._used = replace(self._used, input_audio=self._used.input_audio + 1)
+        out = await self._lane.step(pcm, Mode.LISTEN)
+        if out.user_text and self.open_turn is not None:
+            self._emit(events.UserText(self.open_turn, out.user_text))
+        return out
+
+    # --- forgetting ---------------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Forget what has to be forgotten; between a reply and what is heard next, or in a reply's pauses."""
+        if self.unheard is not None:
+            self.kept_frames, self.unheard = self.unheard, None
+            await self._lane.truncate_reply(self.kept_frames)
+
+    async def forget_unheard(self, heard_frames: int) -> None:
+        """Only so much of the latest reply was heard."""
+        if heard_frames < self.kept_frames:
+            self.kept_frames = heard_frames
+            await self._lane.truncate_reply(heard_frames)
+
+    async def change(self, item: Recollect) -> None:
+        """The past is another: at once, if only the latest reply has gone, else as soon as nobody is speaking."""
+        if item.latest_reply and self.kept_frames and self.recollect is None:
+            await self.forget_unheard(0)
+            self.unanswered = True
+        else:
+            self.recollect = item
+
+    async def remember(self) -> None:
+        """Take in the past anew, if it has changed; only while nobody is speaking."""
+        if self.recollect is None:
+            return
+        lines, self.recollect = self.recollect.lines(), None
+        used, self.unanswered = self._used, False
+        await self._lane.forget()
+        self._emit(events.Recalled(None))
+        for line in lines:
+            await self.take_in(line)
+        self._used = used
+
+    # --- a reply ------------------------------------------------------------------------------------------------------
+
+    async def prepare(self, options: events.CreateResponse, *, first: bool) -> None:
+        """Know what the next reply has to answer; ``first``: there was none before it."""
+        unanswered = self.unanswered
+        if options.context is not None:
+            await self._lane.step_aside()
+            self.unanswered = False
+            for said in options.context:
+                await self.take_in(said)
+        if not self.unanswered and self._prompts is not None:
+            await self._lane.recall(self._prompts.first if first else self._prompts.later)
+        self.unanswered = unanswered and options.apart
+
+    def abandon(self, options: events.CreateResponse) -> None:
+        """The reply that was prepared will not be given."""
+        self.unanswered = True
+        if options.context is not None:
+            self._lane.step_back()
+
+    def close(self, reply: Reply) -> None:
+        """A reply has ended: it is remembered, unless it was apart from the conversation."""
+        if not reply.options.apart:
+            self.latest, self.kept_frames = reply, reply.pacer.frames
+            return
+        self.latest, self.kept_frames = None, 0
+        self.unheard = 0 if reply.begun and reply.options.context is None else None
+        if reply.options.context is not None:
+            self._lane.step_back()

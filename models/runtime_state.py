@@ -1,0 +1,45 @@
+"""What a session carries from frame to frame."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from models import synthesis
+from models.features import new_history
+from models.graph import GraphStream
+from models.tokenizer import BOS, PAD
+
+PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
+
+
+@dataclass(slots=True)
+class State:
+    """Everything a session carries from frame to frame; made by :meth:`Engine.new_state`."""
+
+    encoder: GraphStream
+    decoder: GraphStream
+    step: GraphStream
+    history: np.ndarray = field(default_factory=new_history)
+    sound: synthesis.SynthesisState = field(default_factory=synthesis.new_synthesis_state)
+    prefix: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=PREFIX_FRAMES))
+    position: int = 0
+    transcript: int = PAD
+    speaking: bool = False
+    heard_last: int = PAD  # of the transcript, when the reply began
+    reply_start: int = 0
+    reply_steps: int = 0
+    script: deque[int] | None = None  # pieces that the next reply has to say; None: what the model wants to
+    recalled: bool = False  # the script is a reply like any other, to be remembered
+    waited: int = 0  # steps since the last of them
+    recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it
+    recent_log: list[list[int]] = field(default_factory=list)  # before every step since the reply began
+    note_due: bool = False  # the reply is not noted yet
+    note_steps: int = 0  # of the note right after the reply
+    note_piece: int = BOS  # its latest piece
+
+
+def latest(recent: list[int], text: int, transcript: int) -> list[int]:
+    """``recent`` after one more piece of either stream."""
+    said, heard = recent[:2], recent[2:]
+    return [*(said if text == PAD else [text, said[0]]), *(heard if transcript == PAD else [transcript, heard[0]])]

@@ -1,0 +1,86 @@
+"""Audio as it travels: the formats of the Realtime protocol to and from 24 kHz float32, as streams."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from streaming import g711
+from streaming.frames import SAMPLE_RATE_HZ, FloatArray
+from streaming.resample import LiveResampler, float_to_pcm16, pcm16_to_float
+from streaming.tempo import Tempo
+
+
+class PcmFormat(BaseModel):
+    """16-bit little-endian mono PCM at 24 kHz."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["audio/pcm"] = "audio/pcm"
+    rate: Literal[24000] = 24000
+
+
+class G711Format(BaseModel):
+    """8-bit mono G.711 at 8 kHz: mu-law or A-law."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["audio/pcmu", "audio/pcma"]
+
+
+AudioFormat = Annotated[PcmFormat | G711Format, Field(discriminator="type")]
+
+
+class AudioDecoder:
+    """One stream of a client's audio; G.711 comes out 3 ms late."""
+
+    def __init__(self, format: PcmFormat | G711Format) -> None:
+        self._law = _law(format)
+        self._resampler = LiveResampler(g711.RATE_HZ if self._law else SAMPLE_RATE_HZ, SAMPLE_RATE_HZ)
+
+    def push(self, data: bytes) -> FloatArray:
+        """Bytes as they travel -> float32 [n], 24 kHz.
+
+        Raises:
+            ValueError: an odd number of bytes of 16-bit audio.
+        """
+        return self._resampler.push(g711.decode(data, self._law) if self._law else pcm16_to_float(data))
+
+    def flush(self) -> FloatArray:
+        """What is still held back; the next bytes begin another stream."""
+        return self._resampler.flush()
+
+
+class AudioEncoder:
+    """One reply on its way to a client.
+
+    Args:
+        format: what the client wants.
+        speed: how much faster it wants it than it was spoken.
+    """
+
+    def __init__(self, format: PcmFormat | G711Format, speed: float = 1.0) -> None:
+        self._law = _law(format)
+        self._tempo = Tempo(speed)
+        self._resampler = LiveResampler(SAMPLE_RATE_HZ, g711.RATE_HZ if self._law else SAMPLE_RATE_HZ)
+        self.sent_samples = 0
+        """What the client has got, in samples at 24 kHz."""
+
+    def push(self, pcm: FloatArray) -> bytes:
+        """float32 [n], 24 kHz -> the bytes that are ready."""
+        paced = self._tempo.push(pcm)
+        self.sent_samples += len(paced)
+        return self._bytes(self._resampler.push(paced))
+
+    def flush(self) -> bytes:
+        """The bytes that are still held back."""
+        rest = self._tempo.flush()
+        self.sent_samples += len(rest)
+        return self._bytes(np.concatenate([self._resampler.push(rest), self._resampler.flush()]))
+
+    def _bytes(self, pcm: FloatArray) -> bytes:
+        return g711.encode(pcm, self._law) if self._law else float_to_pcm16(pcm)
+
+
+def _law(format: PcmFormat | G711Format) -> g711.Law | None:
+    return {"audio/pcmu": "mu", "audio/pcma": "a"}.get(format.type)  # type: ignore[return-value]
