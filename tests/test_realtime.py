@@ -375,6 +375,56 @@ def test_kinds_of_turn_detection(updates: list[Json], expected: Json) -> None:
     assert detection | expected == detection
 
 
+def test_formats_replace_each_other() -> None:
+    """G.711 has no rate of its own, and PCM has its one again; a wish for less noise is heard, and null the truth."""
+    made = protocol()
+    for asked in ({"type": "audio/pcmu"}, {"type": "audio/pcm"}):
+        audio = {"input": {"format": asked, "noise_reduction": {"type": "near_field"}}, "output": {"format": asked}}
+        (answer,) = say(made, type="session.update", session={"audio": audio})[1]
+        assert answer["type"] == "session.updated", answer
+        told = answer["session"]["audio"]
+        rate = {} if asked["type"] == "audio/pcmu" else {"rate": 24000}
+        assert told["input"]["format"] == told["output"]["format"] == asked | rate
+        assert told["input"]["noise_reduction"] is None
+
+
+def test_an_item_finds_its_place() -> None:
+    """At the start, behind another, or at the end; each is told the one before it."""
+    made = protocol()
+    previous = {}
+    for item_id, after in (("a", None), ("b", "root"), ("c", "b"), ("d", None)):
+        item = {"id": item_id, "type": "message", "role": "user", "content": [{"type": "input_text", "text": item_id}]}
+        fields = {} if after is None else {"previous_item_id": after}
+        _, (added, done) = say(made, type="conversation.item.create", item=item, **fields)
+        assert added["item"] == done["item"] == item | {"object": "realtime.item", "status": "completed"}
+        previous[item_id] = added["previous_item_id"]
+    assert previous == {"a": None, "b": None, "c": "b", "d": "a"}
+    (change,), _ = say(made, type="conversation.item.delete", item_id="c")
+    assert isinstance(change, events.Recollect)
+    assert [line.text for line in change.lines()] == ["b", "a", "d"]
+
+
+def test_calls_that_were_made_elsewhere() -> None:
+    """A history may hold tool calls and their outputs; they say nothing, and nothing is to be remembered of them."""
+    made = protocol()
+    call = {"type": "function_call", "call_id": "c1", "name": "brew", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c1", "output": "done"}
+    for item in (call, output):
+        commands, (added, _) = say(made, type="conversation.item.create", item=item)
+        assert commands == []
+        assert item.items() <= added["item"].items()
+
+
+def test_audio_is_added_at_the_end_only() -> None:
+    """It is heard when it comes."""
+    made = protocol()
+    finished_reply(made)
+    content = [{"type": "input_audio", "audio": b64(tone(480))}]
+    item = {"type": "message", "role": "user", "content": content}
+    body = {"type": "conversation.item.create", "previous_item_id": "root", "item": item}
+    assert error_of(made, json.dumps(body))["code"] == "unsupported_value"
+
+
 @pytest.mark.parametrize(
     ("update", "code", "param"),
     [

@@ -585,6 +585,41 @@ def test_too_long_a_text_is_refused(engine: Engine) -> None:
         engine.read("a large " * 12, engine.new_state(), say=True)
 
 
+def test_a_reply_can_be_recalled(noting: Engine) -> None:
+    """It has the given words, it is noted like one of the model's own, and the next one is free again."""
+    recalled, said = noting.new_state(), noting.new_state()
+    for state in (recalled, said):
+        noting.read("latte", state, say=False)
+    noting.recall("latte", recalled)
+    noting.read("latte", said, say=True)
+    for state in (recalled, said):
+        outs = _speak(noting, state, 10)
+        assert "".join(out.text for out in outs).strip() == "latte"
+        assert outs[-1].done
+        assert state.script is None
+    assert (recalled.note_due, said.note_due) == (True, False)
+    with pytest.raises(ValueError, match="too long"):
+        noting.recall("a large " * 12, recalled)
+
+
+def test_what_is_said_aside_is_not_remembered(engine: Engine) -> None:
+    """A state aside remembers nothing of the session's past, and the session nothing of what was said aside."""
+    state, alone, fresh = engine.new_state(), engine.new_state(), engine.new_state()
+    for each in (state, alone):
+        _listen(engine, each, 5)
+        engine.read("latte", each, say=False)
+    aside = engine.aside(state)
+    engine.read("a large latte", aside, say=False)
+    engine.read("a large latte", fresh, say=False)
+    said, expected = ([out.text for out in _speak(engine, each, 4)] for each in (aside, fresh))
+    assert said == expected
+    engine.aside(alone)
+    alone.encoder.reset()  # a reply is a new beginning for the ears
+    alone.history[:] = 0.0
+    alone.prefix.clear()
+    _assert_same(_facts(engine, state), _facts(engine, alone))
+
+
 def test_older_models_only_listen_and_speak(tiny_models: Path, tmp_path: Path) -> None:
     """A model from before text could be read says so, and goes on as it was."""
     folder = shutil.copytree(tiny_models / "models" / "s2s", tmp_path / "s2s")
