@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,6 +115,16 @@ class Mind:
         """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
         return reply in self._interrupted
 
+    @property
+    def waiting(self) -> int:
+        """Items in the inbox."""
+        return len(self._inbox)
+
+    @property
+    def unheard_s(self) -> float:
+        """Seconds of the latest reply that the listener still has to play."""
+        return 0.0 if (reply := self._reply or self._latest) is None else reply.pacer.unheard_s(self._clock())
+
     async def room(self) -> None:
         """Wait until audio may be put.
 
@@ -213,11 +224,9 @@ class Mind:
             if timeout <= 0.0:
                 self._complete_transcript()
                 timeout = None
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
     # --- listening ----------------------------------------------------------------------------------------------------
 
@@ -279,7 +288,7 @@ class Mind:
         self._reply = _Reply(number, item.generation, item.turn, item.options, pacer, self._input_frames)
         self._input_frames = 0
         self._metrics.replies += 1
-        self._mark("decision_to_reply_ms")
+        self._metrics.mark(item.turn, "reply", self._clock())
         options = item.options
         self._emit(
             events.ReplyStarted(number, options.text_only, options.metadata, options.max_output_tokens, options.tools)
@@ -294,7 +303,7 @@ class Mind:
         if out.user_text and self._open_turn is not None:
             self._emit(events.UserText(self._open_turn, out.user_text))
         if out.text:
-            self._mark("decision_to_text_ms")
+            self._metrics.mark(reply.turn, "text", self._clock())
             reply.texts += 1
             self._emit(events.ReplyText(out.text))
         if out.pcm is not None:
@@ -308,14 +317,13 @@ class Mind:
 
     def _used_up(self, reply: _Reply) -> bool:
         limit = reply.options.max_output_tokens
-        if limit is not None and reply.texts + reply.pacer.frames >= limit:
-            return True
-        return reply.steps * self._frame_s >= self._config.max_reply_s
+        over = limit is not None and reply.texts + reply.pacer.frames >= limit
+        return over or reply.steps * self._frame_s >= self._config.max_reply_s
 
     def _send_audio(self, reply: _Reply, pcm: np.ndarray) -> None:
         if reply.options.text_only:
             return
-        self._mark("decision_to_audio_ms")
+        self._metrics.mark(reply.turn, "audio", self._clock())
         underruns = reply.pacer.underruns
         reply.pacer.sent(self._clock())
         self._metrics.underruns += reply.pacer.underruns - underruns
@@ -335,14 +343,7 @@ class Mind:
         self._latest = reply
         self._kept_frames = reply.pacer.frames
         self._space.set()
-        if (record := self._metrics.find(reply.turn)) is not None:
-            record.status, record.reply_frames = status, reply.pacer.frames
+        self._metrics.reply_ended(reply.turn, status, reply.pacer.frames)
         self._complete_transcript()
         usage = events.Usage(reply.input_frames, reply.pacer.frames, reply.texts)
         self._emit(events.ReplyDone(status, reason, usage))
-
-    def _mark(self, name: str) -> None:
-        assert self._reply is not None, "marks belong to a reply"
-        record = self._metrics.find(self._reply.turn)
-        if record is not None and getattr(record, name) is None:
-            setattr(record, name, (self._clock() - record.decided_at) * 1000.0)

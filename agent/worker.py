@@ -42,13 +42,24 @@ class StepEngine(Protocol):
         """Forget the part of the reply that was not heard."""
 
 
-class Worker:
-    """Runs engine calls of many sessions on one thread; use as ``async with``."""
+def _tell_nobody(kind: str, waited_s: float, took_s: float) -> None:
+    pass
 
-    def __init__(self, engine: StepEngine) -> None:
+
+class Worker:
+    """Runs engine calls of many sessions on one thread; use as ``async with``.
+
+    Args:
+        engine: the loaded models.
+        tell: told the kind of each call, and the seconds it waited and took, on the model thread.
+    """
+
+    def __init__(self, engine: StepEngine, tell: Callable[[str, float, float], None] = _tell_nobody) -> None:
         self.engine = engine
         self.calls = 0
         self.busy_s = 0.0
+        self.waiting = 0
+        self._tell = tell
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
     async def __aenter__(self) -> Self:
@@ -61,27 +72,33 @@ class Worker:
 
     async def open(self) -> "Lane":
         """Begin a session with a state of its own."""
-        return Lane(self, await self.call(self.engine.new_state))
+        return Lane(self, await self.call("open", self.engine.new_state))
 
-    async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one engine call on the model thread.
+    async def call(self, kind: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one engine call on the model thread; ``kind`` is its name for the figures.
 
         Raises:
             StepError: the call failed; the cause is chained.
         """
+        asked = time.perf_counter()
 
         def timed() -> R:
             begin = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
+                took_s = time.perf_counter() - begin
                 self.calls += 1
-                self.busy_s += time.perf_counter() - begin
+                self.busy_s += took_s
+                self._tell(kind, begin - asked, took_s)
 
+        self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
         except Exception as exc:  # the model thread: whatever went wrong there ends one session
             raise StepError(f"the model failed: {exc}") from exc
+        finally:
+            self.waiting -= 1
 
 
 class Lane:
@@ -106,7 +123,7 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        return await self._alone(self._worker.engine.step, pcm, self._state, mode)
+        return await self._alone(mode.name.lower(), self._worker.engine.step, pcm, self._state, mode)
 
     async def truncate_reply(self, heard_frames: int) -> None:
         """Forget the frames of the latest reply that were not heard.
@@ -114,13 +131,13 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        await self._alone(self._worker.engine.truncate_reply, self._state, heard_frames)
+        await self._alone("truncate", self._worker.engine.truncate_reply, self._state, heard_frames)
 
-    async def _alone(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def _alone(self, kind: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not self._busy, "a session may have one engine call at a time"
         self._busy = True
         try:
-            return await self._worker.call(function, *args, **kwargs)
+            return await self._worker.call(kind, function, *args, **kwargs)
         finally:
             self._busy = False
 
