@@ -9,11 +9,16 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.config import AgentConfig
 
 STARTED_AT = time.monotonic()
 HERE = Path(__file__).resolve().parent
 DEFAULT_CONFIG = HERE / "configs" / "agent.yaml"
 BAD_INPUT = 2
+UNHEALTHY = 1
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,6 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input", type=Path, metavar="F", help="answer this recording and exit; needs --output")
     parser.add_argument("--say", metavar="TEXT", help="say this text and exit; needs --output")
     parser.add_argument("--output", type=Path, metavar="F", help="where the spoken answer goes (24 kHz mono WAV)")
+    parser.add_argument("--doctor", action="store_true", help="say whether the agent can run here, and exit")
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="of the log (default: text)")
     parser.add_argument("--log-transcripts", action="store_true", help="log what is said, too")
     parser.add_argument(
@@ -48,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the agent; returns the exit code, 2 for bad input."""
+    """Run the agent; returns the exit code, 2 for bad input, 1 when ``--doctor`` finds that it cannot run."""
     args = parse_args(argv)
     from agent.logs import set_up
 
@@ -62,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     from streaming.errors import StreamingError
 
     try:
+        if args.doctor:
+            return _examine(args)
         if args.input is not None:
             return _answer_file(args)
         if args.say is not None:
@@ -76,13 +84,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     from agent.actions import load_actions
-    from agent.config import load_config, load_token
     from agent.daemon import Daemon
     from agent.worker import warm_up
     from models.runtime import Engine
 
-    config = load_config(_config_path(args), [*args.overrides, *_server_settings(args)])
-    token = load_token(args.token, os.environ, config.server.token_file)
+    config = _config(args)
+    token = _token(args, config)
     codec, s2s = _artefacts(args)
     engine, actions = Engine.load(codec, s2s), load_actions(s2s)
     warm_up(engine)
@@ -91,6 +98,29 @@ def _serve(args: argparse.Namespace) -> int:
     gc.freeze()  # what is loaded stays: collections while people talk need not look at it
     asyncio.run(daemon.run(signals=True))
     return 0
+
+
+def _examine(args: argparse.Namespace) -> int:
+    from agent.doctor import examine, healthy, to_lines
+
+    codec, s2s = _artefacts(args)
+    findings = []
+    for finding in examine(codec, s2s, lambda: _config(args), lambda config: _token(args, config), not args.no_audio):
+        findings.append(finding)
+        print(*to_lines([finding]), sep="\n", flush=True)
+    return 0 if healthy(findings) else UNHEALTHY
+
+
+def _config(args: argparse.Namespace) -> "AgentConfig":
+    from agent.config import load_config
+
+    return load_config(_config_path(args), [*args.overrides, *_server_settings(args)])
+
+
+def _token(args: argparse.Namespace, config: "AgentConfig") -> str | None:
+    from agent.config import load_token
+
+    return load_token(args.token, os.environ, config.server.token_file)
 
 
 def _server_settings(args: argparse.Namespace) -> list[str]:
