@@ -15,6 +15,7 @@ from agent.errors import ConfigError
 from agent.limits import SessionLimits
 from agent.local import LocalConfig
 from agent.mind import ReplyConfig
+from agent.recording import RecordingConfig
 from agent.turn import TurnConfig
 from streaming.admission import weak_token
 from streaming.audio_io import AudioConfig
@@ -36,6 +37,7 @@ class AgentConfig(BaseModel):
     reply: ReplyConfig = ReplyConfig()
     audio: AudioConfig = AudioConfig()
     local: LocalConfig = LocalConfig()
+    recording: RecordingConfig = RecordingConfig()
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> AgentConfig:

@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,6 +14,7 @@ from agent.actions import Actions
 from agent.config import AgentConfig
 from agent.errors import ServeError, StepError
 from agent.local import talk
+from agent.recording import Recording, check_directory
 from agent.session import Session
 from agent.telemetry import CONTENT_TYPE, Gauges, Telemetry
 from agent.worker import StepEngine, Worker
@@ -84,10 +85,12 @@ class Daemon:
         Raises:
             ServeError: the address cannot be bound, or may not be without a token.
             TlsError: the certificate cannot be used.
+            RecordingError: sessions are to be recorded, and cannot be.
         """
         self._drain, self._stop = asyncio.Event(), asyncio.Event()
         config = self._config.server
         _check_reach(config, self._token)
+        check_directory(self._config.recording)
         with self._ended_by_signals() if signals else contextlib.nullcontext():
             async with Worker(self._engine, self._telemetry.step) as worker, contextlib.AsyncExitStack() as stack:
                 server = RealtimeServer(
@@ -146,11 +149,24 @@ class Daemon:
             self.sessions.add(session)
             self._telemetry.opened += 1
             try:
-                await session.run()
+                async with self._recorded(session):
+                    await session.run()
             finally:
                 self.sessions.discard(session)
                 self._telemetry.closed[session.ended_by] += 1
                 self._tidy_soon()
+
+    @contextlib.asynccontextmanager
+    async def _recorded(self, session: Session) -> AsyncIterator[None]:
+        if self._config.recording.directory is None:
+            yield
+            return
+        recording = Recording(self._config.recording, session.id)
+        session.tap = recording.take
+        try:
+            yield
+        finally:
+            self._telemetry.recordings["kept" if await recording.close() else "failed"] += 1
 
     def _figures(self) -> tuple[str, bytes]:
         return CONTENT_TYPE, self._telemetry.exposition()

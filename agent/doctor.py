@@ -5,6 +5,7 @@ Nothing of the third parties is imported before it is known to be there.
 
 import importlib
 import platform
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,6 +82,7 @@ def examine(
         yield Finding("FAIL", "settings", str(exc), "correct the setting")
         return
     yield reach(config, secret)
+    yield recordings(config)
     yield port(config.server.host, config.server.port)
     yield audio_devices(config) if audio else Finding("OK", "audio devices", "not wanted (--no-audio)")
 
@@ -190,6 +192,25 @@ def reach(config: "AgentConfig", token: str | None) -> Finding:
     if server.tls_cert is None:
         return Finding("WARN", "reach", found, "add --tls self-signed, or have a proxy encrypt")
     return Finding("OK", "reach", found)
+
+
+def recordings(config: "AgentConfig") -> Finding:
+    """Whether sessions can be recorded, if they are to be."""
+    from agent.errors import RecordingError
+    from agent.recording import check_directory
+
+    directory, least_mib = config.recording.directory, config.recording.min_free_mib
+    if directory is None:
+        return Finding("OK", "recordings", "none are made")
+    try:
+        check_directory(config.recording)
+    except RecordingError as exc:
+        return Finding("FAIL", "recordings", str(exc), "correct recording.directory")
+    free_mib = shutil.disk_usage(directory).free / 2**20
+    found = f"{directory}, {free_mib:.0f} MiB free (an hour takes 350)"
+    if free_mib < least_mib:
+        return Finding("WARN", "recordings", found, f"make room: nothing is recorded with less than {least_mib:g} MiB")
+    return Finding("OK", "recordings", found)
 
 
 def port(host: str, number: int) -> Finding:

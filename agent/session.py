@@ -89,7 +89,14 @@ class Session:
         self.ended_by = "client"
         """Why the session ended: client, slow_reader, model, internal, expired, idle, rate or shutdown."""
         self._transcripts = Transcripts(self._protocol.session_id)
+        self.tap: Callable[[events.Event | events.Command], None] | None = None
+        """Told everything that crosses the protocol's inner border, in order; must not block."""
         self._logger = _SessionLogger(logging.getLogger(__name__), {"session": self._protocol.session_id})
+
+    @property
+    def id(self) -> str:
+        """Such as ``sess_6f0c…``."""
+        return self._protocol.session_id
 
     @property
     def conversation(self) -> Conversation:
@@ -170,6 +177,8 @@ class Session:
             for command in commands:
                 if isinstance(command, events.AppendAudio | events.HearItem):
                     self._check_audio(len(command.pcm) / SAMPLE_RATE_HZ)
+                if self.tap is not None:
+                    self.tap(command)
                 await self.conversation.do(command)
             self._active_at = self._clock()
         raise _Ended
@@ -219,6 +228,8 @@ class Session:
 
     def _emit(self, event: events.Event) -> None:
         self._transcripts.take(event)
+        if self.tap is not None:
+            self.tap(event)
         self._protocol.send(event)
         self._flush()
 

@@ -59,6 +59,7 @@ class Telemetry:
         self.gauges: Callable[[], Gauges] = Gauges
         self.opened = 0
         self.closed: Counter[str] = Counter()
+        self.recordings: Counter[str] = Counter()
         self._frame_s = frame_s
         self._version = version
         self._misses: Counter[str] = Counter()
@@ -124,6 +125,7 @@ class Telemetry:
         yield _by("deadline_misses", "Engine calls that took longer than a frame lasts.", "kind", dict(self._misses))
         yield CounterMetricFamily("repartee_sessions_opened", "Sessions that began.", self.opened)
         yield _by("sessions_closed", "Sessions that ended, by why.", "reason", self.closed)
+        yield _by("recordings", "Recordings of sessions, by what became of them.", "result", self.recordings)
         gauges = self.gauges()
         yield _by("sessions_refused", "Clients that were not let in, by why.", "reason", gauges.refused)
         yield GaugeMetricFamily("repartee_sessions", "Sessions that are open.", gauges.sessions)

@@ -46,9 +46,8 @@ def test_the_image_starts_the_agent(repo_root: Path) -> None:
 def test_the_service_starts_the_agent(repo_root: Path) -> None:
     """Its command has flags and settings that exist, and it waits for draining to end."""
     text = (repo_root / "deploy" / "repartee.service").read_text()
-    python, script, *flags = shlex.split(
-        re.search(r"^ExecStart=(.*)$", text, re.M)[1].replace("%d", "/run/credentials")
-    )  # type: ignore[index]
+    command = re.search(r"^ExecStart=(.*)$", text, re.M)[1]  # type: ignore[index]
+    python, script, *flags = shlex.split(command.replace("%d", "/run/credentials"))
     assert python.endswith(".venv/bin/python")
     assert (repo_root / Path(script).name).is_file()
     args = run_agent.parse_args(flags)

@@ -37,6 +37,7 @@ def test_the_whole_of_it(shipped_models: Path, capsys: pytest.CaptureFixture[str
         "speed",
         "settings",
         "reach",
+        "recordings",
         "port",
         "audio devices",
     ]
