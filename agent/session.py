@@ -203,7 +203,7 @@ class Session:
                 text = f"the session has reached its maximum duration of {lifetime_s:g} s"
                 raise _Over("expired", GOING_AWAY, text, events.Refused("session_expired", text))
             if idle_s is not None:
-                left = min(left, self._active_at + idle_s - now)
+                left = min(left, idle_s, self._active_at + idle_s - now)
                 if left <= 0.0:
                     text = f"the client sent nothing for {idle_s:g} s"
                     raise _Over("idle", GOING_AWAY, text, events.Refused("session_idle", text))

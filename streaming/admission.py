@@ -109,8 +109,12 @@ class Gate:
         scheme, _, address = page.partition("://")
         if scheme not in _PORTS or len(hosts) != 1:
             return False
-        own = _origin(f"{scheme}://{hosts[0]}")
-        return page == own and (self._token is not None or is_loopback(urlsplit(f"//{address}").hostname or ""))
+        if page != _origin(f"{scheme}://{hosts[0]}"):
+            return False
+        try:
+            return self._token is not None or is_loopback(urlsplit(f"//{address}").hostname or "")
+        except ValueError:  # no address at all
+            return False
 
 
 def credential_of(headers: Headers) -> str | None:

@@ -223,7 +223,7 @@ class RealtimeServer:
 
     def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
         assert isinstance(connection, _Connection), "made by this server"
-        http, path = connection.http, urlsplit(request.path).path.rstrip("/")
+        http, path = connection.http, request.path.partition("?")[0].rstrip("/")
         answer = self._http.answer(http.method, path, request.headers, http.body)
         if isinstance(answer, Refusal):
             self.refused[answer.reason] += 1

@@ -103,6 +103,7 @@ def test_secrets_are_bounded() -> None:
         (page("https://agent.example", "agent.example"), TOKEN, True),
         (page("https://agent.example:443", "agent.example"), TOKEN, True),
         (page("null"), None, False),
+        (page("http://[::1", "[::1"), None, False),
         (page("file://"), None, False),
         (page("https://Shop.example/"), None, True),
         (page("http://shop.example"), None, False),

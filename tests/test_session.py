@@ -719,7 +719,9 @@ async def test_a_silent_client_is_closed() -> None:
     async with serving(engine, talker, limits=SessionLimits(idle_timeout_s=0.15)):
         talker.speak(spoken_turn())
         done = await talker.wait_for("response.done")
+        error = await talker.wait_for("error")
     assert done["response"]["status"] == "completed"
+    assert error["error"]["code"] == "session_idle"
 
 
 async def test_too_many_messages() -> None:

@@ -314,3 +314,31 @@ async def test_tls(tmp_path: Path) -> None:
         with pytest.raises((InvalidMessage, ConnectionError)):
             async with connect(url(server)):
                 pass
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/realtime?\xff=%zz HTTP/1.1\r\nHost: x\r\nOrigin: http://[\r\n\r\n",
+        b"POST / HTTP/1.0\r\n\r\n",
+        b"POST /v1/realtime/client_secrets HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/realtime/client_secrets HTTP/1.1\r\nContent-Length: 90000\r\n\r\n{" + b"[" * 70_000,
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+    ],
+)
+async def test_noise_harms_nobody(noise: bytes) -> None:
+    """Whatever is thrown at the port, the connection ends and the others go on."""
+    async with listening() as server, connect(url(server)) as other:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(noise)
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionError):
+                answer = await reader.read()
+                assert answer == b"" or b" 40" in answer.split(b"\r\n")[0] or b" 413" in answer
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        await other.send("x")
+        assert await other.recv() == "str 1 local"
