@@ -5,14 +5,20 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.config import AgentConfig
 
 STARTED_AT = time.monotonic()
 HERE = Path(__file__).resolve().parent
 DEFAULT_CONFIG = HERE / "configs" / "agent.yaml"
 BAD_INPUT = 2
+UNHEALTHY = 1
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,10 +33,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: configs/agent.yaml)")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8765)")
+    parser.add_argument("--token", help="what clients must bring; better in the environment, as REPARTEE_TOKEN")
+    parser.add_argument("--tls", choices=["self-signed"], help="serve wss:// with a certificate of the daemon's own")
     parser.add_argument("--no-audio", action="store_true", help="do not use the microphone and the speaker")
     parser.add_argument("--input", type=Path, metavar="F", help="answer this recording and exit; needs --output")
     parser.add_argument("--say", metavar="TEXT", help="say this text and exit; needs --output")
     parser.add_argument("--output", type=Path, metavar="F", help="where the spoken answer goes (24 kHz mono WAV)")
+    parser.add_argument("--doctor", action="store_true", help="say whether the agent can run here, and exit")
+    parser.add_argument("--log-format", choices=["text", "json"], default="text", help="of the log (default: text)")
+    parser.add_argument("--log-transcripts", action="store_true", help="log what is said, too")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="single settings, such as vad.silence_duration_ms=400"
     )
@@ -43,9 +54,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the agent; returns the exit code, 2 for bad input."""
+    """Run the agent; returns the exit code, 2 for bad input, 1 when ``--doctor`` finds that it cannot run."""
     args = parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from agent.logs import set_up
+
+    set_up(args.log_format)
+    if args.log_transcripts:
+        logging.getLogger("agent.transcripts").setLevel(logging.DEBUG)
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # a port scan is no news; sessions log for themselves
     # imported here so that --help and wrong flags answer at once
     from agent.errors import AgentError
@@ -53,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     from streaming.errors import StreamingError
 
     try:
+        if args.doctor:
+            return _examine(args)
         if args.input is not None:
             return _answer_file(args)
         if args.say is not None:
@@ -67,29 +84,61 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     from agent.actions import load_actions
-    from agent.config import load_config
     from agent.daemon import Daemon
     from agent.worker import warm_up
     from models.runtime import Engine
 
-    flags = [
-        f"server.{name}={json.dumps(value)}" for name in ("host", "port") if (value := getattr(args, name)) is not None
-    ]
-    config = load_config(_config_path(args), [*args.overrides, *flags])
+    config = _config(args)
+    token = _token(args, config)
     codec, s2s = _artefacts(args)
     engine, actions = Engine.load(codec, s2s), load_actions(s2s)
     warm_up(engine)
-    daemon = Daemon(engine, config, audio=not args.no_audio, started_at=STARTED_AT, actions=actions)
+    daemon = Daemon(engine, config, audio=not args.no_audio, started_at=STARTED_AT, actions=actions, token=token)
     gc.collect()
     gc.freeze()  # what is loaded stays: collections while people talk need not look at it
     asyncio.run(daemon.run(signals=True))
     return 0
 
 
+def _examine(args: argparse.Namespace) -> int:
+    from agent.doctor import examine, healthy, to_lines
+
+    codec, s2s = _artefacts(args)
+    findings = []
+    for finding in examine(codec, s2s, lambda: _config(args), lambda config: _token(args, config), not args.no_audio):
+        findings.append(finding)
+        print(*to_lines([finding]), sep="\n", flush=True)
+    return 0 if healthy(findings) else UNHEALTHY
+
+
+def _config(args: argparse.Namespace) -> "AgentConfig":
+    from agent.config import load_config
+
+    return load_config(_config_path(args), [*args.overrides, *_server_settings(args)])
+
+
+def _token(args: argparse.Namespace, config: "AgentConfig") -> str | None:
+    from agent.config import load_token
+
+    return load_token(args.token, os.environ, config.server.token_file)
+
+
+def _server_settings(args: argparse.Namespace) -> list[str]:
+    """Flags of the server as settings."""
+    from streaming.tls import self_signed, state_folder
+
+    wanted = {"host": args.host, "port": args.port}
+    if args.tls is not None:
+        cert, key = self_signed(state_folder())
+        wanted |= {"tls_cert": str(cert), "tls_key": str(key)}
+    return [f"server.{name}={json.dumps(value)}" for name, value in wanted.items() if value is not None]
+
+
 def _answer_file(args: argparse.Namespace) -> int:
     from agent.actions import load_actions
     from agent.config import load_config
-    from agent.local import action_line, answer
+    from agent.local import answer
+    from agent.transcripts import action_line
     from agent.worker import Worker
     from models.runtime import Engine
     from streaming.sound_files import read_audio, write_audio

@@ -4,7 +4,7 @@ Each section is the settings model that stands beside the class it configures; t
 that reads YAML.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.errors import ConfigError
+from agent.limits import SessionLimits
 from agent.local import LocalConfig
+from agent.recording import RecordingConfig
 from agent.reply import ReplyConfig
-from agent.session import SessionLimits
 from agent.turn import TurnConfig
+from streaming.admission import weak_token
 from streaming.audio_io import AudioConfig
 from streaming.vad import VadConfig
 from streaming.websocket import ServerConfig
+
+TOKEN_VARIABLE = "REPARTEE_TOKEN"
 
 
 class AgentConfig(BaseModel):
@@ -33,6 +37,7 @@ class AgentConfig(BaseModel):
     reply: ReplyConfig = ReplyConfig()
     audio: AudioConfig = AudioConfig()
     local: LocalConfig = LocalConfig()
+    recording: RecordingConfig = RecordingConfig()
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> AgentConfig:
@@ -63,6 +68,29 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> AgentConfig
         if fault["type"] == "model_type":
             raise ConfigError(f"{origin}: {key!r} is a section with settings (got {fault['input']!r})") from exc
         raise ConfigError(f"{origin}: {key}: {fault['msg']} (got {fault['input']!r})") from exc
+
+
+def load_token(flag: str | None, environment: Mapping[str, str], path: Path | None) -> str | None:
+    """The token that clients must bring: from the command line, else the environment, else a file; None without one.
+
+    Raises:
+        ConfigError: it cannot be read, or is too easy to guess; the message names where it is from, not what it is.
+    """
+    if flag is not None:
+        origin, token = "--token", flag
+    elif TOKEN_VARIABLE in environment:
+        origin, token = TOKEN_VARIABLE, environment[TOKEN_VARIABLE].strip()
+    elif path is not None:
+        origin = str(path)
+        try:
+            token = path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"the token file {path} cannot be read ({getattr(exc, 'strerror', exc)})") from exc
+    else:
+        return None
+    if (fault := weak_token(token)) is not None:
+        raise ConfigError(f"{origin}: {fault}")
+    return token
 
 
 def _read(path: Path) -> dict[str, Any]:

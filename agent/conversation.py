@@ -42,6 +42,7 @@ class Conversation:
         clock: seconds, monotonic; for pacing and latency only.
         actions: what replies do; None when they only speak.
         listener_stops: whether the listener stops playing when a reply is held (else it plays what it has).
+        metrics: counters to fill; None for new ones.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Conversation:
         clock: Clock = time.monotonic,
         actions: Actions | None = None,
         listener_stops: bool = False,
+        metrics: SessionMetrics | None = None,
     ) -> None:
-        self.metrics = SessionMetrics()
+        self.metrics = metrics or SessionMetrics()
         self._lane = lane
         self._emit = emit
         self._clock = clock
@@ -82,6 +84,16 @@ class Conversation:
     def idle(self) -> bool:
         """Whether the agent has nothing to do or say."""
         return self._mind.idle and not self._taker.replying
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the user's turn is over, answered, and the answer heard."""
+        return not (self._taker.listening or self._taker.replying) and self._mind.unheard_s <= 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait for the model."""
+        return self._mind.waiting
 
     @property
     def speaking(self) -> bool:
@@ -296,7 +308,7 @@ class Conversation:
         return 0 if speech_end is None else max(0, given - speech_end) // self._lane.frame_size
 
     def _record_turn(self, number: int, by: turn.EndedBy, waited_ms: float) -> None:
-        self.metrics.turns.append(TurnMetrics(number, by, waited_ms, self._clock()))
+        self.metrics.turn_ended(TurnMetrics(number, by, waited_ms, self._clock()))
 
 
 def detection_settings(vad: VadConfig, turns: TurnConfig, asked: TurnDetection) -> tuple[VadConfig, TurnConfig]:

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,14 +14,19 @@ from agent.actions import Actions
 from agent.config import AgentConfig
 from agent.errors import ServeError, StepError
 from agent.local import talk
+from agent.recording import Recording, check_directory
 from agent.session import Session
+from agent.telemetry import CONTENT_TYPE, Gauges, Telemetry
 from agent.worker import StepEngine, Worker
+from streaming.admission import is_loopback
 from streaming.errors import AudioUnavailable
-from streaming.websocket import Client, RealtimeServer
+from streaming.tls import fingerprint
+from streaming.websocket import Client, RealtimeServer, ServerConfig
 
 logger = logging.getLogger(__name__)
 
 _TIDY_AFTER_S = 3.0  # a closed session's connection is gone by then
+_DRAIN_LOOK_S = 0.05  # a reply's end has no event of its own
 
 
 class Daemon:
@@ -34,6 +38,7 @@ class Daemon:
         audio: whether to use the local microphone and speaker.
         started_at: ``time.monotonic()`` when the program began, for the readiness line.
         actions: what replies do; None when they only speak.
+        token: what clients must bring; needed to listen beyond this machine.
     """
 
     def __init__(
@@ -44,61 +49,93 @@ class Daemon:
         audio: bool = False,
         started_at: float | None = None,
         actions: Actions | None = None,
+        token: str | None = None,
     ) -> None:
         self._engine = engine
         self._config = config
         self._audio = audio
         self._actions = actions
         self._started_at = time.monotonic() if started_at is None else started_at
+        self._token = token
+        self._drain: asyncio.Event | None = None
         self._stop: asyncio.Event | None = None
+        self._telemetry = Telemetry(engine.frame_size / engine.sample_rate, package_version())
         self._tidying = False
         self.sessions: set[Session] = set()
         self.port: int | None = None
 
     def stop(self) -> None:
-        """Ask :meth:`run` to return; on the loop only."""
-        if self._stop is not None:
+        """Ask :meth:`run` to return at once; on the loop only."""
+        if self._drain is not None and self._stop is not None:
+            self._drain.set()
             self._stop.set()
+
+    def drain(self) -> None:
+        """Ask :meth:`run` to let nobody in, finish the replies that are being given, and return; on the loop only."""
+        if self._drain is not None:
+            self._drain.set()
 
     async def run(self, on_ready: Callable[[int], None] | None = None, *, signals: bool = False) -> None:
         """Serve until :meth:`stop`.
 
         Args:
             on_ready: told the port once clients can connect.
-            signals: stop on SIGINT and SIGTERM.
+            signals: drain on SIGINT and SIGTERM, and stop on the second one.
 
         Raises:
-            ServeError: the address cannot be bound.
+            ServeError: the address cannot be bound, or may not be without a token.
+            TlsError: the certificate cannot be used.
+            RecordingError: sessions are to be recorded, and cannot be.
         """
-        self._stop = asyncio.Event()
-        server_config = self._config.server
-        _warn_if_public(server_config.host)
-        with _stop_on_signals(self._stop) if signals else contextlib.nullcontext():
-            async with Worker(self._engine) as worker, contextlib.AsyncExitStack() as stack:
-                server = RealtimeServer(server_config, lambda client: self._serve(client, worker), _health)
+        self._drain, self._stop = asyncio.Event(), asyncio.Event()
+        config = self._config.server
+        _check_reach(config, self._token)
+        check_directory(self._config.recording)
+        with self._ended_by_signals() if signals else contextlib.nullcontext():
+            async with Worker(self._engine, self._telemetry.step) as worker, contextlib.AsyncExitStack() as stack:
+                server = RealtimeServer(
+                    config, lambda client: self._serve(client, worker), _health, self._figures, self._token
+                )
+                self._telemetry.gauges = lambda: self._gauges(worker, server)
                 try:
                     await stack.enter_async_context(server)
                 except OSError as exc:
-                    raise ServeError(_bind_failure(server_config.host, server_config.port, exc)) from exc
+                    raise ServeError(_bind_failure(config.host, config.port, exc)) from exc
                 self.port = server.port
                 took = time.monotonic() - self._started_at
-                logger.info("ready on ws://%s:%d/v1/realtime in %.1f s", _shown(server_config.host), self.port, took)
+                logger.info("ready on %s in %.1f s", _address(config, self.port), took)
                 if on_ready is not None:
                     on_ready(self.port)
-                await self._until_stopped(worker, self._stop)
+                await self._until_drained(worker, server)
         logger.info("stopped")
 
-    async def _until_stopped(self, worker: Worker, stop: asyncio.Event) -> None:
+    async def _until_drained(self, worker: Worker, server: RealtimeServer) -> None:
+        assert self._drain is not None and self._stop is not None, "running"
         async with asyncio.TaskGroup() as tasks:
             local = tasks.create_task(self._talk(worker), name="local audio") if self._audio else None
-            await stop.wait()
+            await self._drain.wait()
+            server.draining = True
             if local is not None:
                 local.cancel()
+            until = time.monotonic() + self._config.server.drain_s
+            if self.sessions:
+                logger.info("draining", extra={"fields": {"sessions": len(self.sessions)}})
+            while self.sessions and not self._stop.is_set() and time.monotonic() < until:
+                for session in self.sessions:
+                    if session.at_rest:
+                        session.leave()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAIN_LOOK_S):
+                        await self._stop.wait()
+            for session in self.sessions:
+                session.leave()
 
     async def _talk(self, worker: Worker) -> None:
         config = self._config
+        settings = (config.audio, config.vad, config.turn, config.reply, config.local)
         try:
-            await talk(worker, config.audio, config.vad, config.turn, config.reply, config.local, self._actions)
+            with self._telemetry.watch() as metrics:
+                await talk(worker, *settings, self._actions, metrics)
         except* AudioUnavailable as group:
             logger.warning("no local audio: %s Clients can still connect.", group.exceptions[0])
         except* StepError as group:
@@ -107,13 +144,39 @@ class Daemon:
     async def _serve(self, client: Client, worker: Worker) -> None:
         config = self._config
         settings = (config.vad, config.turn, config.reply, config.session)
-        session = Session(client, worker, *settings, actions=self._actions)
-        self.sessions.add(session)
+        with self._telemetry.watch() as metrics:
+            session = Session(client, worker, *settings, actions=self._actions, metrics=metrics)
+            self.sessions.add(session)
+            self._telemetry.opened += 1
+            try:
+                async with self._recorded(session):
+                    await session.run()
+            finally:
+                self.sessions.discard(session)
+                self._telemetry.closed[session.ended_by] += 1
+                self._tidy_soon()
+
+    @contextlib.asynccontextmanager
+    async def _recorded(self, session: Session) -> AsyncIterator[None]:
+        if self._config.recording.directory is None:
+            yield
+            return
+        recording = Recording(self._config.recording, session.id)
+        session.tap = recording.take
         try:
-            await session.run()
+            yield
         finally:
-            self.sessions.discard(session)
-            self._tidy_soon()
+            self._telemetry.recordings["kept" if await recording.close() else "failed"] += 1
+
+    def _figures(self) -> tuple[str, bytes]:
+        return CONTENT_TYPE, self._telemetry.exposition()
+
+    def _gauges(self, worker: Worker, server: RealtimeServer) -> Gauges:
+        queues = {"model": worker.waiting, "inbox": 0, "outgoing": 0}
+        for session in self.sessions:
+            for queue, items in session.waiting.items():
+                queues[queue] = max(queues[queue], items)
+        return Gauges(len(self.sessions), server.draining, queues, server.refused)
 
     def _tidy_soon(self) -> None:
         """Free what ended sessions held: their parts know each other, so only the collector can; it looks seldom."""
@@ -124,6 +187,25 @@ class Daemon:
     def _tidy(self) -> None:
         self._tidying = False
         gc.collect()
+
+    @contextlib.contextmanager
+    def _ended_by_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        wanted = (signal.SIGINT, signal.SIGTERM)
+
+        def end() -> None:
+            if self._drain is not None and self._drain.is_set():
+                self.stop()
+            else:
+                self.drain()
+
+        for number in wanted:
+            loop.add_signal_handler(number, end)
+        try:
+            yield
+        finally:
+            for number in wanted:
+                loop.remove_signal_handler(number)
 
 
 def _health() -> dict[str, Any]:
@@ -138,30 +220,24 @@ def package_version() -> str:
         return "unknown"
 
 
-@contextlib.contextmanager
-def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    for number in wanted:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in wanted:
-            loop.remove_signal_handler(number)
+def _check_reach(config: ServerConfig, token: str | None) -> None:
+    if is_loopback(config.host):
+        return
+    host = config.host or "all addresses"
+    if token is None:
+        raise ServeError(
+            f"listening on {host} lets others reach this machine's agent, so it needs a token: "
+            "set REPARTEE_TOKEN, server.token_file or --token (openssl rand -hex 32 makes one)"
+        )
+    if config.tls_cert is None:
+        logger.warning("listening on %s without TLS: the token and what is said can be read on the way", host)
 
 
-def _warn_if_public(host: str) -> None:
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local:
-        logger.warning("listening on %s: anyone who can reach this machine can talk to the agent", host or "all hosts")
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _address(config: ServerConfig, port: int) -> str:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    if config.tls_cert is None:
+        return f"ws://{host}:{port}/v1/realtime"
+    return f"wss://{host}:{port}/v1/realtime (certificate {fingerprint(config.tls_cert)})"
 
 
 def _bind_failure(host: str, port: int, exc: OSError) -> str:

@@ -4,6 +4,7 @@ AgentError
 ├── ConfigError      a configuration file or an override is wrong; the message names file and key
 ├── InputError       what was given on the command line cannot be used
 ├── ServeError       the server cannot start (port in use, bad host)
+├── RecordingError   sessions cannot be recorded
 ├── StepError        the engine failed in one session; the session ends, the others go on
 └── SlowReader       the other side does not read what it is sent; the session ends
 """
@@ -23,6 +24,10 @@ class InputError(AgentError):
 
 class ServeError(AgentError):
     """The server cannot start."""
+
+
+class RecordingError(AgentError):
+    """Sessions cannot be recorded."""
 
 
 class StepError(AgentError):

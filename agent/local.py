@@ -1,7 +1,6 @@
 """Talking without a socket: through microphone and speaker, or from one text or sound file into another."""
 
 import asyncio
-import json
 import logging
 from dataclasses import dataclass, field
 
@@ -11,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import InputError
+from agent.metrics import SessionMetrics
 from agent.reply import ReplyConfig
+from agent.transcripts import Transcripts
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.errors import ModelError
@@ -46,8 +47,9 @@ async def talk(
     replies: ReplyConfig,
     local: LocalConfig,
     actions: Actions | None = None,
+    metrics: SessionMetrics | None = None,
 ) -> None:
-    """Talk through the local devices until cancelled; what replies do is logged.
+    """Talk through the local devices until cancelled, and count it in ``metrics``.
 
     Raises:
         AudioUnavailable: there is no usable device, or it went away.
@@ -59,7 +61,9 @@ async def talk(
         speaker = _Speaker(Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS)))
         replies = replies.model_copy(update={"max_lead_ms": min(replies.max_lead_ms or _LEAD_MS, _LEAD_MS)})
         lane = await worker.open()
-        conversation = Conversation(lane, speaker.take, vad, turns, replies, actions=actions, listener_stops=True)
+        conversation = Conversation(
+            lane, speaker.take, vad, turns, replies, actions=actions, listener_stops=True, metrics=metrics
+        )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
             listening = local.listen_while_speaking or audio.echo_cancellation
@@ -67,21 +71,17 @@ async def talk(
 
 
 class _Speaker:
-    """Turns conversation events into playout and log lines."""
+    """Turns conversation events into playout."""
 
     def __init__(self, playout: Playout) -> None:
         self.playout = playout
         self.dropped_frames = 0
-        self._user, self._reply = "", ""
+        self._transcripts = Transcripts()
         self._generation = 0
 
     def take(self, event: events.Event) -> None:
+        self._transcripts.take(event)
         match event:
-            case events.UserText():
-                self._user += event.text
-            case events.UserTextDone():
-                logger.info("user: %s", self._user.strip())
-                self._user = ""
             case events.UserStarted():  # also when the reply is complete and its last second still plays
                 self._generation += 1
                 self.playout.cancel(self._generation)
@@ -91,15 +91,9 @@ class _Speaker:
                 self.playout.resume()
             case events.ReplyStarted():
                 self._generation += 1
-                self._reply = ""
-            case events.ReplyText():
-                self._reply += event.text
             case events.ReplyAudio():
                 self.dropped_frames += not self.playout.push(event.pcm, self._generation)
             case events.ReplyDone():
-                logger.info("agent: %s", self._reply.strip())
-                for action in event.actions:
-                    logger.info("action: %s", action_line(action))
                 if event.status == "completed":
                     self.playout.end(self._generation)
                 else:
@@ -195,11 +189,6 @@ async def answer(
         raise group.exceptions[0] from group
     audio = np.concatenate(recorder.audio) if recorder.audio else np.zeros(0, np.float32)
     return Answer(audio, recorder.user.strip(), recorder.reply.strip(), recorder.actions)
-
-
-def action_line(action: events.Action) -> str:
-    """An action for people: its name and its arguments as JSON, in one line."""
-    return f"{action.name} {json.dumps(action.arguments)}"
 
 
 def spoken_part(pcm: np.ndarray, config: VadConfig) -> np.ndarray:

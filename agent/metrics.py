@@ -1,9 +1,14 @@
-"""What a session measures: the parts of each turn's latency, and counters for one summary line."""
+"""What a session measures: the parts of each turn's latency, and counters for one line when it closes."""
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 KEPT_TURNS = 100
+
+Mark = Literal["reply", "text", "audio"]
+"""What a reply comes to, after the decision that the turn is over."""
 
 
 @dataclass(slots=True)
@@ -32,11 +37,18 @@ class TurnMetrics:
         return self.speech_end_to_decision_ms + self.decision_to_audio_ms
 
 
+def _tell_nobody(part: str, milliseconds: float) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class SessionMetrics:
     """Counters of one session, and its last turns (bound: KEPT_TURNS, the oldest leave)."""
 
+    tell: Callable[[str, float], None] = _tell_nobody  # each part of a turn's latency, in ms, when it is known
     turns: deque[TurnMetrics] = field(default_factory=lambda: deque(maxlen=KEPT_TURNS))
+    turns_ended: Counter[str] = field(default_factory=Counter)  # by what ended them
+    replies_ended: Counter[str] = field(default_factory=Counter)  # by status
     frames_heard: int = 0
     frames_spoken: int = 0
     replies: int = 0
@@ -51,14 +63,43 @@ class SessionMetrics:
         """The record of this turn, None when it has left or never was."""
         return next((record for record in reversed(self.turns) if record.turn == turn), None)
 
-    def summary(self) -> str:
-        """One line for the log."""
+    def turn_ended(self, record: TurnMetrics) -> None:
+        """The user's turn is over."""
+        self.turns.append(record)
+        self.turns_ended[record.ended_by] += 1
+        if record.ended_by != "client":  # its end of speech is not known
+            self.tell("speech_end_to_decision", record.speech_end_to_decision_ms)
+
+    def mark(self, turn: int, what: Mark, now: float) -> None:
+        """The reply to this turn has come to ``what`` ``now``, on the session's clock; only the first time counts."""
+        record, name = self.find(turn), f"decision_to_{what}"
+        if record is None or getattr(record, f"{name}_ms") is not None:
+            return
+        milliseconds = (now - record.decided_at) * 1000.0
+        setattr(record, f"{name}_ms", milliseconds)
+        self.tell(name, milliseconds)
+        if what == "audio" and record.ended_by != "client":
+            self.tell("speech_end_to_audio", record.speech_end_to_decision_ms + milliseconds)
+
+    def reply_ended(self, turn: int, status: str, frames: int) -> None:
+        """The reply to this turn is over, after ``frames`` of audio."""
+        self.replies_ended[status] += 1
+        if (record := self.find(turn)) is not None:
+            record.status, record.reply_frames = status, frames
+
+    def summary(self) -> dict[str, object]:
+        """What the log says when the session closes."""
         waits = sorted(ms for record in self.turns if (ms := record.speech_end_to_audio_ms) is not None)
-        middle = f"{waits[len(waits) // 2]:.0f} ms" if waits else "-"
-        return (
-            f"turns {len(self.turns)}, replies {self.replies} ({self.interrupted} interrupted, "
-            f"{self.held} times held, {self.taken_back} taken back), "
-            f"median speech end to first audio {middle}, heard {self.frames_heard} frames, "
-            f"spoke {self.frames_spoken}, dropped {self.dropped_frames}, stale {self.stale_messages}, "
-            f"underruns {self.underruns}"
-        )
+        return {
+            "turns": self.turns_ended.total(),
+            "replies": self.replies,
+            "interrupted": self.interrupted,
+            "held": self.held,
+            "taken_back": self.taken_back,
+            "median_speech_end_to_audio_ms": round(waits[len(waits) // 2]) if waits else None,
+            "frames_heard": self.frames_heard,
+            "frames_spoken": self.frames_spoken,
+            "frames_dropped": self.dropped_frames,
+            "stale_messages": self.stale_messages,
+            "underruns": self.underruns,
+        }

@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,6 +81,16 @@ class Mind:
     def is_stale(self, reply: int) -> bool:
         """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
         return reply in self._interrupted
+
+    @property
+    def waiting(self) -> int:
+        """Items in the inbox."""
+        return len(self._inbox)
+
+    @property
+    def unheard_s(self) -> float:
+        """Seconds of the latest reply that the listener still has to play."""
+        return 0.0 if (reply := self._reply or self._memory.latest) is None else reply.pacer.unheard_s(self._clock())
 
     async def room(self) -> None:
         """Wait until audio may be put.
@@ -212,11 +223,9 @@ class Mind:
             if timeout <= 0.0:
                 self._complete_transcript()
                 timeout = None
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
     # --- listening ----------------------------------------------------------------------------------------------------
 
@@ -283,7 +292,7 @@ class Mind:
         number, used = self._reply_number, self._memory.take_usage()
         self._reply = Reply(number, item.generation, item.turn, options, pacer, used)
         self._metrics.replies += 1
-        self._mark("decision_to_reply_ms")
+        self._metrics.mark(item.turn, "reply", self._clock())
         self._emit(events.ReplyStarted(number, options))
 
     async def _speak(self, reply: Reply) -> None:
@@ -295,7 +304,7 @@ class Mind:
         if out.user_text and self._memory.open_turn is not None:
             self._emit(events.UserText(self._memory.open_turn, out.user_text))
         if out.text:
-            self._mark("decision_to_text_ms")
+            self._metrics.mark(reply.turn, "text", self._clock())
             reply.texts += 1
             self._emit(events.ReplyText(out.text))
         if out.pcm is not None:
@@ -309,14 +318,13 @@ class Mind:
 
     def _used_up(self, reply: Reply) -> bool:
         limit = reply.options.max_output_tokens
-        if limit is not None and reply.texts + reply.pacer.frames >= limit:
-            return True
-        return reply.steps * self._frame_s >= self._config.max_reply_s
+        over = limit is not None and reply.texts + reply.pacer.frames >= limit
+        return over or reply.steps * self._frame_s >= self._config.max_reply_s
 
     def _send_audio(self, reply: Reply, pcm: np.ndarray) -> None:
         if reply.options.text_only:
             return
-        self._mark("decision_to_audio_ms")
+        self._metrics.mark(reply.turn, "audio", self._clock())
         underruns = reply.pacer.underruns
         reply.pacer.sent(self._clock())
         self._metrics.underruns += reply.pacer.underruns - underruns
@@ -335,14 +343,7 @@ class Mind:
         self._reply = None
         self._memory.close(reply)
         self._space.set()
-        if (record := self._metrics.find(reply.turn)) is not None:
-            record.status, record.reply_frames = status, reply.pacer.frames
+        self._metrics.reply_ended(reply.turn, status, reply.pacer.frames)
         self._complete_transcript()
         usage = replace(reply.used, output_audio=reply.pacer.frames, output_text=reply.texts)
         self._emit(events.ReplyDone(status, reason, usage))
-
-    def _mark(self, name: str) -> None:
-        assert self._reply is not None, "marks belong to a reply"
-        record = self._metrics.find(self._reply.turn)
-        if record is not None and getattr(record, name) is None:
-            setattr(record, name, (self._clock() - record.decided_at) * 1000.0)

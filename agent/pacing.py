@@ -52,5 +52,9 @@ class Pacer:
         """Frames the listener can have heard by now, a begun one included."""
         if self._ends_at is None:
             return 0
-        unheard = math.floor(max(0.0, self._ends_at - now) / self._frame_s + 1e-9)
+        unheard = math.floor(self.unheard_s(now) / self._frame_s + 1e-9)
         return max(0, self.frames - unheard)
+
+    def unheard_s(self, now: float) -> float:
+        """Seconds of audio that were sent and not played."""
+        return 0.0 if self._ends_at is None else max(0.0, self._ends_at - now)

@@ -8,7 +8,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -17,7 +16,7 @@ import numpy as np
 
 from agent.config import AgentConfig
 from agent.conversation import Conversation
-from agent.worker import StepEngine, Worker
+from agent.worker import Worker
 from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ, ms_to_samples
 
@@ -65,24 +64,12 @@ class TurnRecord:
 class RehearsalWorker(Worker):
     """A model thread that knows whether a call is under way."""
 
-    def __init__(self, engine: StepEngine) -> None:
-        super().__init__(engine)
-        self._under_way = 0
-
-    async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Counts the call while it runs."""
-        self._under_way += 1
-        try:
-            return await super().call(function, *args, **kwargs)
-        finally:
-            self._under_way -= 1
-
     async def settle(self) -> None:
         """Waits until the conversation has done all it can do without more audio."""
         rounds = 0
         while rounds < _IDLE_ROUNDS:
-            rounds = 0 if self._under_way else rounds + 1
-            await asyncio.sleep(0.0005 if self._under_way else 0)
+            rounds = 0 if self.waiting else rounds + 1
+            await asyncio.sleep(0.0005 if self.waiting else 0)
 
 
 class Rehearsal:

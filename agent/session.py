@@ -1,48 +1,46 @@
 """One WebSocket client: the protocol on one side, a conversation on the other.
 
-* Four tasks, one group: receive, think (the conversation's mind), send, watch (whether the client is still there
-  while receive waits for the model). The first to end ends the session.
+* Five tasks, one group: receive, think (the conversation's mind), send, watch (whether the client is still there
+  while receive waits for the model), keep time (limits, and the daemon's end). The first to end ends the session.
 * The last hop is the sender: audio of a reply that was interrupted meanwhile is dropped there.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
+from agent.limits import Allowance, SessionLimits
+from agent.metrics import SessionMetrics
 from agent.reply import ReplyConfig
+from agent.transcripts import Transcripts
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from streaming import realtime_events as events
+from streaming.frames import SAMPLE_RATE_HZ
 from streaming.realtime import OutMessage, RealtimeProtocol
-from streaming.realtime_config import SessionConfig
+from streaming.realtime_config import SessionConfig, merge
 from streaming.vad import VadConfig
-from streaming.websocket import INTERNAL_ERROR, TRY_AGAIN_LATER, Client
-
-_LIFETIME_S = 24 * 3600  # told to the client; nothing ends then
-
-
-class SessionLimits(BaseModel):
-    """Bounds of one WebSocket session."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    outgoing_messages: int = Field(1_024, ge=64)
-    """Messages that may wait for a slow client; over it the session is closed with 1013."""
-    outgoing_mib: float = Field(32.0, gt=0.0)
-    """Their size together, with the same policy; a single message may be larger."""
-    greeting_timeout_s: float = Field(30.0, gt=0.0)
-    """Time a new session may wait for the model thread."""
+from streaming.websocket import GOING_AWAY, INTERNAL_ERROR, POLICY, TRY_AGAIN_LATER, Client
 
 
 class _Ended(Exception):
     """The client has gone."""
+
+
+class _Over(Exception):
+    """The session may not go on; ``reason`` is for the figures, ``event`` for the client."""
+
+    def __init__(self, reason: str, close_code: int, text: str, event: events.Refused | None = None) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.close_code = close_code
+        self.event = event
 
 
 class Session:
@@ -57,6 +55,7 @@ class Session:
         limits: bounds of the session.
         clock: seconds, monotonic.
         actions: what replies do; None when they only speak.
+        metrics: counters to fill; None for new ones.
     """
 
     def __init__(
@@ -69,6 +68,7 @@ class Session:
         limits: SessionLimits,
         clock: Callable[[], float] = time.monotonic,
         actions: Actions | None = None,
+        metrics: SessionMetrics | None = None,
     ) -> None:
         self._client = client
         self._worker = worker
@@ -76,13 +76,28 @@ class Session:
         self._limits = limits
         self._clock = clock
         self._actions = actions
-        config = initial_config(client.query("model"), actions.tools if actions else [])
-        expires_at = int(time.time()) + _LIFETIME_S
+        self._metrics = metrics or SessionMetrics()
+        config = initial_config(client.query("model"), actions.tools if actions else [], client.preset)
+        expires_at = int(time.time() + limits.lifetime_s)
         self._protocol = RealtimeProtocol(config, expires_at, check_text=worker.check_text)
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
         self._outgoing_bytes = 0
         self._conversation: Conversation | None = None
+        self._messages = Allowance(limits.messages_per_s, limits.messages_burst, clock())
+        self._audio = Allowance(limits.audio_speed, limits.audio_burst_s, clock())
+        self._active_at = clock()  # something came from the client, or there was something to say
+        self._leaving = asyncio.Event()
+        self.ended_by = "client"
+        """Why the session ended: client, slow_reader, model, internal, expired, idle, rate or shutdown."""
+        self._transcripts = Transcripts(self._protocol.session_id)
+        self.tap: Callable[[events.Event | events.Command], None] | None = None
+        """Told everything that crosses the protocol's inner border, in order; must not block."""
         self._logger = _SessionLogger(logging.getLogger(__name__), {"session": self._protocol.session_id})
+
+    @property
+    def id(self) -> str:
+        """Such as ``sess_6f0c…``."""
+        return self._protocol.session_id
 
     @property
     def conversation(self) -> Conversation:
@@ -90,52 +105,117 @@ class Session:
         assert self._conversation is not None, "the session has not begun"
         return self._conversation
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is being said, or waits to be sent."""
+        return self._conversation is None or (self._conversation.at_rest and self._outgoing.empty())
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Items in each of the session's queues."""
+        inbox = self._conversation.waiting if self._conversation is not None else 0
+        return {"inbox": inbox, "outgoing": self._outgoing.qsize()}
+
+    def leave(self) -> None:
+        """End the session: the daemon is going away."""
+        self._leaving.set()
+
     async def run(self) -> None:
         """Serve until the client leaves; the connection is closed when this returns."""
         began = self._clock()
         close: tuple[int, str] | None = None
+        last_words: events.Event | None = None
         try:
             async with asyncio.timeout(self._limits.greeting_timeout_s):
                 lane = await self._worker.open()
-            self._conversation = Conversation(lane, self._emit, *self._settings, self._clock, self._actions)
-            self._logger.info("opened for %s", self._client.address)
+            settings = self._settings
+            self._conversation = Conversation(
+                lane, self._emit, *settings, self._clock, self._actions, metrics=self._metrics
+            )
+            self._logger.info("session opened", extra={"fields": {"address": self._client.address}})
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive(), name="receive")
                 tasks.create_task(self._conversation.run(), name="think")
                 tasks.create_task(self._send(), name="send")
                 tasks.create_task(self._watch(), name="watch")
+                tasks.create_task(self._keep_time(began), name="keep time")
         except* _Ended:
             pass
+        except* _Over as group:
+            over = _leaf(group)
+            assert isinstance(over, _Over), "only these are caught here"
+            self.ended_by, last_words = over.reason, over.event
+            close = (over.close_code, str(over))
         except* SlowReader as group:
-            self._logger.warning("closed: %s", group.exceptions[0])
+            self.ended_by = "slow_reader"
+            self._logger.warning("the client does not read: %s", group.exceptions[0])
             close = (TRY_AGAIN_LATER, "the client does not read what it is sent")
         except* (StepError, TimeoutError) as group:
+            self.ended_by = "model"
             self._logger.error("the model failed", exc_info=group.exceptions[0])
-            close = (INTERNAL_ERROR, "the model failed")
+            close, last_words = self._broken("the model failed")
         except* Exception as group:  # the session boundary: a fault here must not touch the other sessions
+            self.ended_by = "internal"
             self._logger.exception("internal error", exc_info=group)
-            close = (INTERNAL_ERROR, "internal error")
+            close, last_words = self._broken("internal error")
         finally:
             self._drop_outgoing()
-            if self._conversation is not None:
-                seconds = self._clock() - began
-                self._logger.info("closed after %.1f s: %s", seconds, self._conversation.metrics.summary())
+            seconds = round(self._clock() - began, 1)
+            summary = {"seconds": seconds, "reason": self.ended_by, **self._metrics.summary()}
+            self._logger.info("session closed", extra={"fields": summary})
         if close is not None:
-            await self._part(*close)
+            await self._part(*close, last_words)
 
     async def _receive(self) -> None:
         self._protocol.open()
         self._flush()
+        if self._client.preset:
+            await self.conversation.do(events.ConfigureSession(self._protocol.config))
         while (message := await self._client.receive()) is not None:
+            self._active_at = math.inf  # until the message has been worked off
+            if not self._messages.take(1, self._clock()):
+                raise _too_much(f"more than {self._limits.messages_per_s:g} messages a second")
             commands = self._protocol.receive(message)
             self._flush()
             for command in commands:
+                if isinstance(command, events.AppendAudio | events.HearItem):
+                    self._check_audio(len(command.pcm) / SAMPLE_RATE_HZ)
+                if self.tap is not None:
+                    self.tap(command)
                 await self.conversation.do(command)
+            self._active_at = self._clock()
         raise _Ended
+
+    def _check_audio(self, seconds: float) -> None:
+        if not self._audio.take(seconds, self._clock()):
+            limits = self._limits
+            raise _too_much(f"audio more than {limits.audio_burst_s:g} s ahead of {limits.audio_speed:g} x real time")
 
     async def _watch(self) -> None:
         await self._client.wait_closed()
         raise _Ended
+
+    async def _keep_time(self, began: float) -> None:
+        lifetime_s, idle_s = self._limits.lifetime_s, self._limits.idle_timeout_s
+        while not self._leaving.is_set():
+            now = self._clock()
+            if not self.conversation.idle:
+                self._active_at = max(self._active_at, now)
+            left = began + lifetime_s - now
+            if left <= 0.0:
+                text = f"the session has reached its maximum duration of {lifetime_s:g} s"
+                raise _Over("expired", GOING_AWAY, text, events.Refused("session_expired", text))
+            if idle_s is not None:
+                left = min(left, idle_s, self._active_at + idle_s - now)
+                if left <= 0.0:
+                    text = f"the client sent nothing for {idle_s:g} s"
+                    raise _Over("idle", GOING_AWAY, text, events.Refused("session_idle", text))
+            try:
+                async with asyncio.timeout(left):
+                    await self._leaving.wait()
+            except TimeoutError:
+                continue
+        raise _Over("shutdown", GOING_AWAY, "the server is shutting down")
 
     async def _send(self) -> None:
         while True:
@@ -150,6 +230,9 @@ class Session:
                 raise SlowReader("a message was not taken in time") from exc
 
     def _emit(self, event: events.Event) -> None:
+        self._transcripts.take(event)
+        if self.tap is not None:
+            self.tap(event)
         self._protocol.send(event)
         self._flush()
 
@@ -167,25 +250,41 @@ class Session:
         while not self._outgoing.empty():  # a failure's traceback may keep the session alive for long
             self._outgoing.get_nowait()
 
-    async def _part(self, code: int, reason: str) -> None:
-        if code == INTERNAL_ERROR:
-            self._protocol.send(events.Broken("internal_error", reason))
+    def _broken(self, reason: str) -> tuple[tuple[int, str], events.Event]:
+        return (INTERNAL_ERROR, reason), events.Broken("internal_error", reason)
+
+    async def _part(self, code: int, reason: str, last_words: events.Event | None) -> None:
+        if last_words is not None:
+            self._protocol.send(last_words)
             for message in self._protocol.messages_to_send()[-1:]:
                 try:
                     await self._client.send(message.text)
                 except TimeoutError:
                     break
-        await self._client.close(code, reason)
+        await self._client.close(code, reason[:120])
 
 
 class _SessionLogger(logging.LoggerAdapter[logging.Logger]):
-    """Puts the session's id before every line."""
+    """Adds the session's id to the facts of every line."""
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        assert self.extra is not None, "made with an id"
-        return f"{self.extra['session']} {msg}", kwargs
+        kwargs["extra"] = {"fields": {**(self.extra or {}), **kwargs.get("extra", {}).get("fields", {})}}
+        return msg, kwargs
 
 
-def initial_config(model: str | None, tools: list[dict[str, Any]]) -> SessionConfig:
-    """The configuration a session starts with: the domain's tools, and all else as it is by default."""
-    return SessionConfig(model=model or "local", tools=tools)
+def initial_config(
+    model: str | None, tools: list[dict[str, Any]], preset: dict[str, Any] | None = None
+) -> SessionConfig:
+    """The configuration a session starts with: the domain's tools, what the client's secret was made with, defaults."""
+    config = SessionConfig(model=model or "local", tools=tools)
+    return merge(config, {**preset, "model": config.model}, spoken=False) if preset else config
+
+
+def _too_much(what: str) -> _Over:
+    return _Over("rate", POLICY, what, events.Refused("rate_limit_exceeded", f"the client sent {what}"))
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -57,13 +57,24 @@ class StepEngine(Protocol):
         """A state that remembers nothing and hears on with ``state``."""
 
 
-class Worker:
-    """Runs engine calls of many sessions on one thread; use as ``async with``."""
+def _tell_nobody(kind: str, waited_s: float, took_s: float) -> None:
+    pass
 
-    def __init__(self, engine: StepEngine) -> None:
+
+class Worker:
+    """Runs engine calls of many sessions on one thread; use as ``async with``.
+
+    Args:
+        engine: the loaded models.
+        tell: told the kind of each call, and the seconds it waited and took, on the model thread.
+    """
+
+    def __init__(self, engine: StepEngine, tell: Callable[[str, float, float], None] = _tell_nobody) -> None:
         self.engine = engine
         self.calls = 0
         self.busy_s = 0.0
+        self.waiting = 0
+        self._tell = tell
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
     async def __aenter__(self) -> Self:
@@ -76,7 +87,7 @@ class Worker:
 
     async def open(self) -> "Lane":
         """Begin a session with a state of its own."""
-        return Lane(self, await self.call(self.engine.new_state))
+        return Lane(self, await self.call("open", self.engine.new_state))
 
     def check_text(self, text: str) -> None:
         """See whether a text can be read and recalled; on any thread.
@@ -87,25 +98,31 @@ class Worker:
         self.engine.pieces(text.lower())
         self.engine.pieces(text)
 
-    async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one engine call on the model thread.
+    async def call(self, kind: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one engine call on the model thread; ``kind`` is its name for the figures.
 
         Raises:
             StepError: the call failed; the cause is chained.
         """
+        asked = time.perf_counter()
 
         def timed() -> R:
             begin = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
+                took_s = time.perf_counter() - begin
                 self.calls += 1
-                self.busy_s += time.perf_counter() - begin
+                self.busy_s += took_s
+                self._tell(kind, begin - asked, took_s)
 
+        self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
         except Exception as exc:  # the model thread: whatever went wrong there ends one session
             raise StepError(f"the model failed: {exc}") from exc
+        finally:
+            self.waiting -= 1
 
 
 class Lane:
@@ -139,7 +156,7 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        return await self._alone(self._worker.engine.step, pcm, self._state, mode)
+        return await self._alone(mode.name.lower(), self._worker.engine.step, pcm, self._state, mode)
 
     async def truncate_reply(self, heard_frames: int) -> None:
         """Forget the frames of the latest reply that were not heard.
@@ -147,7 +164,7 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        await self._alone(self._worker.engine.truncate_reply, self._state, heard_frames)
+        await self._alone("truncate", self._worker.engine.truncate_reply, self._state, heard_frames)
 
     async def fork(self, heard_frames: int) -> Any:
         """A copy of the session's state, interrupted after so many frames of the latest reply, for :meth:`overhear`.
@@ -155,7 +172,7 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        return await self._alone(self._worker.engine.fork, self._state, heard_frames)
+        return await self._alone("fork", self._worker.engine.fork, self._state, heard_frames)
 
     async def overhear(self, pcm: np.ndarray, ear: Any) -> StepOut:
         """Let a copy listen to one frame; the session does not hear it.
@@ -163,7 +180,7 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        return await self._alone(self._worker.engine.step, pcm, ear, Mode.LISTEN)
+        return await self._alone("overhear", self._worker.engine.step, pcm, ear, Mode.LISTEN)
 
     async def read(self, text: str) -> int:
         """Take what the user typed; returns the number of its pieces.
@@ -171,7 +188,7 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        return await self._alone(self._worker.engine.read, text, self._state, False)
+        return await self._alone("read", self._worker.engine.read, text, self._state, False)
 
     async def recall(self, text: str) -> None:
         """Make the next reply this text.
@@ -179,7 +196,7 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        await self._alone(self._worker.engine.recall, text, self._state)
+        await self._alone("recall", self._worker.engine.recall, text, self._state)
 
     async def forget(self) -> None:
         """Forget everything that was said.
@@ -187,7 +204,7 @@ class Lane:
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        self._state = await self._alone(self._worker.engine.aside, self._state)
+        self._state = await self._alone("aside", self._worker.engine.aside, self._state)
 
     async def step_aside(self) -> None:
         """Go on with an empty memory, until :meth:`step_back`.
@@ -196,7 +213,7 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         assert self._home is None, "aside already"
-        fresh = await self._alone(self._worker.engine.aside, self._state)
+        fresh = await self._alone("aside", self._worker.engine.aside, self._state)
         self._home, self._state = self._state, fresh
 
     def step_back(self) -> None:
@@ -204,11 +221,11 @@ class Lane:
         assert self._home is not None, "not aside"
         self._state, self._home = self._home, None
 
-    async def _alone(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def _alone(self, kind: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not self._busy, "a session may have one engine call at a time"
         self._busy = True
         try:
-            return await self._worker.call(function, *args, **kwargs)
+            return await self._worker.call(kind, function, *args, **kwargs)
         finally:
             self._busy = False
 

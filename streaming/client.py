@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from streaming.frames import SAMPLE_RATE_HZ, FloatArray, samples_to_ms
 from streaming.playout import Playout, PlayoutConfig
 from streaming.resample import float_to_pcm16, pcm16_to_float
 from streaming.sound_files import read_audio, write_audio
+from streaming.tls import trusting
 
 URL = "ws://127.0.0.1:8765/v1/realtime"
 CHUNK = SAMPLE_RATE_HZ // 50  # 20 ms
@@ -166,9 +168,12 @@ async def run(args: argparse.Namespace) -> None:
         StreamingError: the server, a file or a device cannot be used.
     """
     pcm = None if args.mic else read_audio(args.input)
+    options: dict[str, Any] = {} if args.ca is None else {"ssl": trusting(args.ca)}
+    if args.token:
+        options["additional_headers"] = {"Authorization": f"Bearer {args.token}"}
     try:
-        socket = await connect(args.url, open_timeout=_CONNECT_S, max_size=_MAX_MESSAGE)
-    except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as exc:
+        socket = await connect(args.url, open_timeout=_CONNECT_S, max_size=_MAX_MESSAGE, **options)
+    except (OSError, TimeoutError, ValueError, InvalidHandshake, InvalidURI) as exc:  # ValueError: --ca without wss://
         raise ServerUnavailable(f"{args.url} cannot be reached ({exc or 'no answer'})") from exc
     talk = Talk(socket, lambda line: print(line, flush=True))
     try:
@@ -189,6 +194,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default=URL, help=f"of the server (default: {URL})")
+    parser.add_argument("--token", default=os.environ.get("REPARTEE_TOKEN"), help="(default: REPARTEE_TOKEN)")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate, such as a self-signed one")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--mic", action="store_true", help="talk through the local microphone and speaker")
     source.add_argument("--input", type=Path, metavar="F", help="a recording to speak")

@@ -3,6 +3,7 @@
 StreamingError
 ├── AudioUnavailable    no PortAudio library, no device, or the device is busy
 ├── SoundFileError      a sound file cannot be read or written
+├── TlsError            a certificate or its key cannot be used or made
 └── ServerUnavailable   a client cannot reach its server, or lost it
 """
 
@@ -15,6 +16,10 @@ class StreamingError(Exception):
 
 class SoundFileError(StreamingError):
     """A sound file cannot be used; ``str(error)`` is one plain sentence that names it."""
+
+
+class TlsError(StreamingError):
+    """A certificate or its key cannot be used or made; ``str(error)`` is one plain sentence that names it."""
 
 
 class ServerUnavailable(StreamingError):

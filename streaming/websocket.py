@@ -1,7 +1,9 @@
 """The server's shell: upgrades, admission and limits around one handler a connection. No protocol logic.
 
-* ``/v1/realtime`` and ``/realtime`` upgrade to a WebSocket, ``GET /healthz`` answers JSON, anything else is 404.
-* A full server accepts, says so in an error event and closes with 1013, so that clients know to try again.
+* ``/v1/realtime`` and ``/realtime`` upgrade to a WebSocket, unless :mod:`streaming.admission` refuses the request, with
+  401 or 403; what else is served over HTTP is in :mod:`streaming.http_api`.
+* A server that is full, or about to stop, accepts, says so in an error event and closes with 1013, so that clients know
+  to try again.
 * A message over the limit closes its own connection with 1009; a client that does not read is left after a deadline.
 """
 
@@ -9,24 +11,30 @@ import asyncio
 import json
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from http import HTTPStatus
+from email.utils import formatdate
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from streaming.admission import Gate, Refusal
+from streaming.http_api import Answer, HttpApi, Load, refused
+from streaming.http_request import RequestReader
 from streaming.realtime_messages import error_body
+from streaming.tls import server_context
 
 logger = logging.getLogger(__name__)
 
-PATHS = ("/v1/realtime", "/realtime")
-POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1008, 1011, 1013
+GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
 _CLOSE_TIMEOUT_S = 2.0
 _PING_TIMEOUT_S = 60.0  # a client that sends faster than real time has its pong far behind its own audio
 
@@ -40,15 +48,54 @@ class ServerConfig(BaseModel):
     port: int = Field(8765, ge=0, le=65535)
     """0 lets the system choose."""
     max_sessions: int = Field(8, ge=1)
+    max_sessions_per_address: int | None = Field(None, ge=1)
     max_message_mib: float = Field(16.0, gt=0.0)
     send_timeout_s: float = Field(5.0, gt=0.0)
     """A client that has not taken a message by then is closed with 1013."""
+    drain_s: float = Field(10.0, ge=0.0)
+    """When the daemon is told to end, replies may be finished for this long."""
+    token_file: Path | None = None
+    """Holds the token that clients must bring, in one line."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may connect, beside those of the daemon's own address."""
+    tls_cert: Path | None = None
+    """PEM, with the chain; ``tls_key`` is its key."""
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together")
+        return self
+
+
+class _Connection(ServerConnection):
+    """A connection that may begin with a POST."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.http = RequestReader()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.http.done:
+            data = self.http.feed(data)
+        if data:
+            super().data_received(data)
 
 
 class Client:
-    """One admitted connection, as its handler sees it."""
+    """One admitted connection, as its handler sees it.
 
-    def __init__(self, connection: ServerConnection, send_timeout_s: float) -> None:
+    Args:
+        connection: the WebSocket.
+        send_timeout_s: see :class:`ServerConfig`.
+        preset: the ``session`` that the client's secret was made with.
+    """
+
+    def __init__(
+        self, connection: ServerConnection, send_timeout_s: float, preset: dict[str, Any] | None = None
+    ) -> None:
+        self.preset = preset or {}
         self._connection = connection
         self._send_timeout_s = send_timeout_s
         assert connection.request is not None, "the handshake is over"
@@ -57,8 +104,7 @@ class Client:
     @property
     def address(self) -> str:
         """Who is connected, for the log."""
-        peer = self._connection.remote_address
-        return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else str(peer)
+        return _address(self._connection)
 
     def query(self, name: str) -> str | None:
         """A parameter of the URL, None when absent."""
@@ -93,6 +139,16 @@ class Client:
         await self._connection.close(code, reason)
 
 
+class _Turned(NamedTuple):
+    """Why a client that was let in is turned away at once."""
+
+    reason: str
+    code: str
+    message: str
+    kind: str = "server_error"
+    close_code: int = TRY_AGAIN_LATER
+
+
 class RealtimeServer:
     """Listens and runs ``handler`` for every admitted client; use as ``async with``.
 
@@ -100,35 +156,52 @@ class RealtimeServer:
         config: where and what.
         handler: owns one client from admission to the end; the connection is closed when it returns.
         health: the body of /healthz, without ``status``, ``sessions`` and ``capacity``.
+        metrics: the content type and the body of /metrics.
+        token: what clients must bring; None lets everybody in.
     """
 
     def __init__(
-        self, config: ServerConfig, handler: Callable[[Client], Awaitable[None]], health: Callable[[], dict[str, Any]]
+        self,
+        config: ServerConfig,
+        handler: Callable[[Client], Awaitable[None]],
+        health: Callable[[], dict[str, Any]],
+        metrics: Callable[[], tuple[str, bytes]] | None = None,
+        token: str | None = None,
     ) -> None:
         self._config = config
         self._handler = handler
-        self._health = health
+        self._gate = Gate(token, config.origins)
+        self._http = HttpApi(self._gate, self._load, health, metrics)
         self._server: Server | None = None
+        self._addresses: Counter[str] = Counter()  # sessions of each
         self.sessions = 0
-        self.refused = 0
+        self.draining = False
+        """Set it to let nobody in any more."""
+        self.refused: Counter[str] = Counter()
+        """Clients that were not let in, by reason."""
 
     async def __aenter__(self) -> Self:
         """Start to listen.
 
         Raises:
             OSError: the address cannot be bound.
+            TlsError: the certificate cannot be used.
         """
+        config = self._config
+        tls = (config.tls_cert, config.tls_key) if config.tls_cert is not None and config.tls_key is not None else None
         self._server = await serve(
             self._admit,
-            self._config.host,
-            self._config.port,
+            config.host,
+            config.port,
             process_request=self._answer_http,
             select_subprotocol=_select_subprotocol,
             compression=None,  # latency matters more than bytes
-            max_size=int(self._config.max_message_mib * 2**20),
+            max_size=int(config.max_message_mib * 2**20),
             ping_timeout=_PING_TIMEOUT_S,
             close_timeout=_CLOSE_TIMEOUT_S,
             server_header="repartee",
+            create_connection=_Connection,
+            ssl=None if tls is None else server_context(*tls),
         )
         return self
 
@@ -145,66 +218,101 @@ class RealtimeServer:
         assert self._server is not None, "the server is not running"
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
+    def _load(self) -> Load:
+        return Load(self.sessions, self._config.max_sessions, self.draining)
+
     def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
-        path = urlsplit(request.path).path.rstrip("/")
-        if path in PATHS:
-            return None
-        if path == "/healthz":
-            body = {
-                "status": "full" if self.sessions >= self._config.max_sessions else "ok",
-                "sessions": self.sessions,
-                "capacity": self._config.max_sessions,
-                **self._health(),
-            }
-            response = connection.respond(HTTPStatus.OK, json.dumps(body) + "\n")
-            del response.headers["Content-Type"]
-            response.headers["Content-Type"] = "application/json"
-            return response
-        return connection.respond(HTTPStatus.NOT_FOUND, "the WebSocket is at /v1/realtime, the health at /healthz\n")
+        assert isinstance(connection, _Connection), "made by this server"
+        http, path = connection.http, request.path.partition("?")[0].rstrip("/")
+        answer = self._http.answer(http.method, path, request.headers, http.body)
+        if isinstance(answer, Refusal):
+            self.refused[answer.reason] += 1
+            logger.info("client refused", extra={"fields": {"address": _address(connection), "reason": answer.code}})
+            answer = refused(answer)
+        return None if answer is None else _response(answer, with_body=http.method != "HEAD")
 
     async def _admit(self, connection: ServerConnection) -> None:
-        client = Client(connection, self._config.send_timeout_s)
-        refusal = _refusal(connection, client)
-        if refusal is not None:
-            await _refuse(client, POLICY, *refusal)
-            return
-        if self.sessions >= self._config.max_sessions:
-            self.refused += 1
-            logger.info("refused %s: all %d sessions are taken", client.address, self._config.max_sessions)
-            message = f"the server is at capacity ({self._config.max_sessions} sessions); try again later"
-            await _refuse(client, TRY_AGAIN_LATER, "server_at_capacity", message, "server_error")
+        assert connection.request is not None, "the handshake is over"
+        grant = self._gate.grant(connection.request.headers)
+        client = Client(connection, self._config.send_timeout_s, grant.session if grant else None)
+        ip = _ip(connection)
+        if (why := _unsupported(connection, client) or self._no_room(ip)) is not None:
+            self.refused[why.reason] += 1
+            logger.info("client refused", extra={"fields": {"address": client.address, "reason": why.code}})
+            await _refuse(client, why)
             return
         self.sessions += 1
+        self._addresses[ip] += 1
         try:
             await self._handler(client)
         finally:
             self.sessions -= 1
+            self._addresses[ip] -= 1
+            self._addresses += Counter()  # forgets who has none
+
+    def _no_room(self, ip: str) -> _Turned | None:
+        config = self._config
+        if self.draining:
+            return _Turned("draining", "server_shutting_down", "the server is shutting down; try again later")
+        if self.sessions >= config.max_sessions:
+            message = f"the server is at capacity ({config.max_sessions} sessions); try again later"
+            return _Turned("capacity", "server_at_capacity", message)
+        limit = config.max_sessions_per_address
+        if limit is not None and self._addresses[ip] >= limit:
+            message = f"your address has as many sessions as it may ({limit}); close one, or try again later"
+            return _Turned("address", "too_many_sessions", message)
+        return None
 
 
 def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     return Subprotocol("realtime") if "realtime" in offered else None
 
 
-def _refusal(connection: ServerConnection, client: Client) -> tuple[str, str] | None:
-    """Code and message for a client that wants another protocol, None for one that is welcome."""
+def _unsupported(connection: ServerConnection, client: Client) -> _Turned | None:
+    """What a client wants that is not served, None when it is welcome."""
     assert connection.request is not None, "the handshake is over"
     headers = connection.request.headers
     beta = headers.get_all("OpenAI-Beta") + headers.get_all("Sec-WebSocket-Protocol")
     if any("realtime=v1" in value or "openai-beta.realtime-v1" in value for value in beta):
-        return "beta_api_not_supported", "only the GA Realtime API is served; leave the OpenAI-Beta header out"
-    if client.query("intent") == "transcription":
-        return "transcription_not_supported", "transcription sessions are not served"
-    if client.query("call_id") is not None:
-        return "calls_not_supported", "there are no calls to join"
-    return None
+        code, message = "beta_api_not_supported", "only the GA Realtime API is served; leave the OpenAI-Beta header out"
+    elif client.query("intent") == "transcription":
+        code, message = "transcription_not_supported", "transcription sessions are not served"
+    elif client.query("call_id") is not None:
+        code, message = "calls_not_supported", "there are no calls to join"
+    else:
+        return None
+    return _Turned("protocol", code, message, "invalid_request_error", POLICY)
 
 
-async def _refuse(
-    client: Client, close_code: int, code: str, message: str, kind: str = "invalid_request_error"
-) -> None:
-    event = {"type": "error", "event_id": f"event_{secrets.token_hex(10)}", "error": error_body(kind, code, message)}
+async def _refuse(client: Client, why: _Turned) -> None:
+    body = error_body(why.kind, why.code, why.message)
+    event = {"type": "error", "event_id": f"event_{secrets.token_hex(10)}", "error": body}
     try:
         await client.send(json.dumps(event))
     except TimeoutError:
-        logger.info("%s did not read why it was refused", client.address)
-    await client.close(close_code, message[:120])
+        logger.info("client did not read why it was refused", extra={"fields": {"address": client.address}})
+    await client.close(why.close_code, why.message[:120])
+
+
+def _response(answer: Answer, with_body: bool) -> Response:
+    headers = Headers(
+        {
+            "Date": formatdate(usegmt=True),
+            "Connection": "close",
+            "Content-Length": str(len(answer.body)),
+            "Content-Type": answer.content_type,
+            **answer.headers,
+        }
+    )
+    return Response(answer.status.value, answer.status.phrase, headers, answer.body if with_body else b"")
+
+
+def _ip(connection: ServerConnection) -> str:
+    peer = connection.remote_address
+    return str(peer[0]) if isinstance(peer, tuple) else str(peer)
+
+
+def _address(connection: ServerConnection) -> str:
+    """Who is connected, for the log."""
+    peer = connection.remote_address
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else str(peer)

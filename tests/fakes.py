@@ -185,6 +185,7 @@ class FakeClient:
 
     def __init__(self, model: str | None = None, reads: bool = True) -> None:
         self.address = "test:1"
+        self.preset: dict[str, Any] = {}
         self.sent: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
         self._model = model

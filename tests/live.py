@@ -12,11 +12,11 @@ from agent.worker import StepEngine
 
 @contextlib.asynccontextmanager
 async def running_daemon(
-    engine: StepEngine, *settings: str, audio: bool = False, actions: Actions | None = None
+    engine: StepEngine, *settings: str, audio: bool = False, actions: Actions | None = None, token: str | None = None
 ) -> AsyncIterator[Daemon]:
     """A daemon on a free port, stopped in the end; what ends it before it is ready is raised."""
     config = load_config(None, ["server.port=0", *settings])
-    daemon = Daemon(engine, config, audio=audio, actions=actions)
+    daemon = Daemon(engine, config, audio=audio, actions=actions, token=token)
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(daemon.run(ready.set_result))
     task.add_done_callback(lambda _: ready.cancel())

@@ -12,6 +12,8 @@ from agent.actions import load_actions
 from agent.daemon import Daemon
 from streaming import client
 from streaming.errors import ServerUnavailable
+from streaming.sound_files import write_audio
+from streaming.tls import self_signed
 from tests.fakes import FRAME, FakeEngine, eventually, silence, speech, spoken_turn
 from tests.live import running_daemon
 
@@ -105,3 +107,21 @@ def test_flags_that_contradict_each_other(arguments: list[str]) -> None:
     """Argparse says so and exits."""
     with pytest.raises(SystemExit):
         client.parse_args(arguments)
+
+
+async def test_a_token_and_a_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The client brings its token over wss:// to a server whose certificate it is told to trust; else it says why."""
+    cert, key = self_signed(tmp_path)
+    token, question = "correct-horse-battery-staple", tmp_path / "q.wav"
+    write_audio(question, spoken_turn())
+    settings = (*SETTINGS, f"server.tls_cert={cert}", f"server.tls_key={key}")
+    async with running_daemon(FakeEngine(reply_frames=2), *settings, token=token) as daemon:
+        flags = ["--url", f"wss://127.0.0.1:{daemon.port}/v1/realtime", "--input", str(question)]
+        assert await asyncio.to_thread(client.main, [*flags, "--ca", str(cert), "--token", token]) == 0
+        assert "agent: sure one latte coming" in capsys.readouterr().out
+        assert await asyncio.to_thread(client.main, [*flags, "--token", token]) == 2
+        assert "CERTIFICATE_VERIFY_FAILED" in capsys.readouterr().err
+        assert await asyncio.to_thread(client.main, [*flags, "--ca", str(cert)]) == 2
+        assert "401" in capsys.readouterr().err
+        assert await asyncio.to_thread(client.main, [*flags, "--ca", str(question)]) == 2
+        assert "holds no certificate" in capsys.readouterr().err

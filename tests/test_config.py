@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent.config import AgentConfig, load_config
+from agent.config import AgentConfig, load_config, load_token
 from agent.errors import ConfigError
 
 
@@ -84,6 +84,36 @@ def test_a_value_is_no_section() -> None:
     """An override cannot go below a value."""
     with pytest.raises(ConfigError, match="not a section"):
         load_config(None, ["vad.threshold=0.4", "vad.threshold.low=0.1"])
+
+
+def test_where_the_token_is_from(tmp_path: Path) -> None:
+    """The flag is stronger than the environment, that than the file; without any there is none."""
+    path = tmp_path / "token"
+    path.write_text("token-of-the-file-1234\n")
+    environment = {"REPARTEE_TOKEN": "token-of-the-environment"}
+    assert load_token("token-of-the-flag-1234", environment, path) == "token-of-the-flag-1234"
+    assert load_token(None, environment, path) == "token-of-the-environment"
+    assert load_token(None, {}, path) == "token-of-the-file-1234"
+    assert load_token(None, {}, None) is None
+
+
+def test_a_token_that_cannot_be_used(tmp_path: Path) -> None:
+    """The error says where it is from and what is wrong, and does not repeat it."""
+    with pytest.raises(ConfigError, match="none cannot be read"):
+        load_token(None, {}, tmp_path / "none")
+    (tmp_path / "token").write_bytes(b"\xff" * 32)
+    with pytest.raises(ConfigError, match="token cannot be read"):
+        load_token(None, {}, tmp_path / "token")
+    for flag, environment in (("sesame", {}), (None, {"REPARTEE_TOKEN": "sesame"})):
+        with pytest.raises(ConfigError, match="at least 16") as caught:
+            load_token(flag, environment, None)
+        assert "sesame" not in str(caught.value)
+
+
+def test_half_a_certificate(tmp_path: Path) -> None:
+    """A certificate without its key is an error of the section."""
+    with pytest.raises(ConfigError, match="tls_cert and tls_key belong together"):
+        load_config(None, [f"server.tls_cert={tmp_path}"])
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

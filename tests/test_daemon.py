@@ -6,22 +6,27 @@ import json
 import logging
 import socket
 import threading
+import urllib.request
 import weakref
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from agent import daemon as daemon_module
 from agent.config import load_config
 from agent.daemon import Daemon
 from agent.errors import ServeError
+from agent.logs import fields_of
 from models.runtime import Mode, StepOut
 from streaming.errors import AudioUnavailable
+from streaming.tls import fingerprint, self_signed
 from tests.fakes import FakeClient, FakeEngine, eventually, spoken_turn
 from tests.live import running_daemon
+from tests.test_telemetry import Samples, read
 
 SETTINGS = ("vad.detector=energy", "vad.silence_duration_ms=500", "turn.end_of_turn_threshold=2")
 
@@ -185,12 +190,121 @@ async def test_no_sound_device(caplog: pytest.LogCaptureFixture, monkeypatch: py
     assert "No microphone was found. Clients can still connect." in caplog.text
 
 
-@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
-async def test_a_public_address_is_warned_about(host: str, warns: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Listening beyond this machine is said aloud."""
-    async with running(FakeEngine(), f"server.host={host}"):
+TOKEN = "correct-horse-battery-staple"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "'::'", "''"])
+async def test_listening_beyond_this_machine_needs_a_token(host: str) -> None:
+    """Without one the daemon does not start, and says what to do."""
+    with pytest.raises(ServeError, match="needs a token: set REPARTEE_TOKEN"):
+        await Daemon(FakeEngine(), load_config(None, ["server.port=0", f"server.host={host}"])).run()
+
+
+async def test_listening_beyond_this_machine_with_a_token(caplog: pytest.LogCaptureFixture) -> None:
+    """It starts, says that nothing is encrypted, and lets in who brings the token; which no log line holds."""
+    caplog.set_level(logging.DEBUG)
+    async with running_daemon(FakeEngine(), "server.host=0.0.0.0", token=TOKEN) as daemon:
+        with pytest.raises(InvalidStatus):
+            async with connect(url(daemon)):
+                pass
+        async with connect(url(daemon), additional_headers={"Authorization": f"Bearer {TOKEN}"}) as websocket:
+            await read_until(websocket, "session.created")
+    assert "without TLS" in caplog.text
+    ours = [record for record in caplog.records if record.name.startswith(("agent", "streaming"))]
+    assert TOKEN not in "".join(f"{record.getMessage()} {fields_of(record)}" for record in ours)
+
+
+async def test_tls_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The readiness line has wss:// and the certificate's fingerprint."""
+    caplog.set_level(logging.INFO)
+    cert, key = self_signed(tmp_path)
+    async with running(FakeEngine(), f"server.tls_cert={cert}", f"server.tls_key={key}") as daemon:
         pass
-    assert ("anyone who can reach this machine" in caplog.text) == warns
+    assert f"ready on wss://127.0.0.1:{daemon.port}/v1/realtime (certificate {fingerprint(cert)}) in 0." in caplog.text
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+async def figures(daemon: Daemon) -> Samples:
+    """What /metrics says."""
+    address = f"http://127.0.0.1:{daemon.port}/metrics"
+    body = await asyncio.to_thread(lambda: urllib.request.urlopen(address, timeout=10).read())
+    return read(body.decode())
+
+
+async def test_metrics_of_a_conversation() -> None:
+    """One turn over a real socket: steps, latencies, the turn, the reply and the session are there to be scraped."""
+    engine = FakeEngine(reply_frames=3, step_s=0.09)
+    async with running(engine, "server.max_sessions=1") as daemon:
+        async with connect(url(daemon)) as websocket:
+            await read_until(websocket, "session.created")
+            async with connect(url(daemon)) as second:
+                await read_until(second, "error")
+            client = FakeClient()
+            client.speak(spoken_turn(0.3, 0.6))
+            await websocket.send(await client.receive() or "")
+            await read_until(websocket, "response.done")
+            during = await figures(daemon)
+        await eventually(lambda: not daemon.sessions)
+        after = await figures(daemon)
+    assert during["repartee_sessions", ()] == 1
+    assert during["repartee_sessions_opened_total", ()] == 1
+    assert during["repartee_sessions_refused_total", (("reason", "capacity"),)] == 1
+    assert during["repartee_turns_total", (("by", "silence"),)] == 1
+    assert during["repartee_replies_ended_total", (("status", "completed"),)] == 1
+    modes = engine.states[0].modes
+    for mode in (Mode.LISTEN, Mode.SPEAK):
+        kind = (("kind", mode.name.lower()),)
+        assert during["repartee_step_seconds_count", kind] == modes.count(mode)
+        assert during["repartee_deadline_misses_total", kind] == modes.count(mode)
+    for part in ("speech_end_to_decision", "decision_to_text", "decision_to_audio", "speech_end_to_audio"):
+        assert during["repartee_turn_latency_seconds_count", (("part", part),)] == 1
+    assert during["repartee_turn_latency_seconds_sum", (("part", "decision_to_audio"),)] >= 0.09
+    assert after["repartee_sessions", ()] == 0
+    assert after["repartee_sessions_closed_total", (("reason", "client"),)] == 1
+    assert after["repartee_replies_total", ()] == 1
+
+
+# --- draining ---------------------------------------------------------------------------------------------------------
+
+
+async def test_draining_finishes_the_reply() -> None:
+    """A reply that is being given is given whole, nobody else comes in, and then everyone is closed with 1001."""
+    engine = FakeEngine(reply_frames=30, step_s=0.002)
+    async with running(engine) as daemon, connect(url(daemon)) as talking, connect(url(daemon)) as silent:
+        await read_until(silent, "session.created")
+        await spoken(talking)
+        await read_until(talking, "response.output_audio.delta")
+        daemon.drain()
+        with pytest.raises(ConnectionClosed) as caught:
+            await silent.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1001
+        async with connect(url(daemon)) as late:
+            events = await read_until(late, "error")
+        assert events[-1]["error"]["code"] == "server_shutting_down"
+        done = (await read_until(talking, "response.done"))[-1]
+        assert done["response"]["status"] == "completed"
+        with pytest.raises(ConnectionClosed) as caught:
+            await talking.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1001
+
+
+async def test_draining_has_an_end() -> None:
+    """A reply longer than the bound is cut off."""
+    engine = FakeEngine(reply_frames=1_000, step_s=0.001)
+    async with running(engine, "server.drain_s=0.2") as daemon, connect(url(daemon)) as websocket:
+        await spoken(websocket)
+        await read_until(websocket, "response.output_audio.delta")
+        daemon.drain()
+        with pytest.raises(ConnectionClosed) as caught:
+            async with asyncio.timeout(10):
+                while True:
+                    await websocket.recv()
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1001
 
 
 class StuckEngine(FakeEngine):

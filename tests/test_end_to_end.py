@@ -183,6 +183,23 @@ async def test_two_clients_at_once() -> None:
         assert set(await asyncio.gather(talk(), talk())) == {4 * FRAME}
 
 
+async def test_a_short_lived_secret() -> None:
+    """The SDK makes a secret with the token, and a client that knows only the secret talks as it was set up to."""
+    token = "correct-horse-battery-staple"
+    async with running_daemon(FakeEngine(reply_frames=2), *FAKE_SETTINGS, token=token) as daemon:
+        base = f"http://127.0.0.1:{daemon.port}/v1"
+        async with AsyncOpenAI(base_url=base, api_key=token) as owner:
+            session = {"type": "realtime", "model": "local", "output_modalities": ["text"]}
+            secret = await owner.realtime.client_secrets.create(session=session)  # type: ignore[arg-type]
+        async with (
+            AsyncOpenAI(base_url=base, api_key=secret.value) as client,
+            client.realtime.connect(model="local") as connection,
+        ):
+            await stream(connection, spoken_turn())
+            final = (await until(connection, "response.done"))[-1].response
+    assert final.output[0].content[0].text == "sure one latte coming"
+
+
 @pytest.fixture(scope="module")
 def shipped_engine(shipped_models: Path) -> Engine:
     """The shipped models."""

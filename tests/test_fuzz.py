@@ -12,8 +12,9 @@ from typing import Any, cast
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from agent.limits import SessionLimits
 from agent.reply import ReplyConfig
-from agent.session import Session, SessionLimits
+from agent.session import Session
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from streaming.realtime import RealtimeProtocol

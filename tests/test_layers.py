@@ -170,6 +170,26 @@ def test_only_entry_points_print() -> None:
     assert not printing
 
 
+def test_no_data_is_run() -> None:
+    """Nothing that is read can be code: no pickle, no eval, and the loaders that could unpickle are told not to."""
+    faults = []
+    for path in sources():
+        faults += [
+            f"{path} imports {name}" for name in imports(path) if name in {"pickle", "marshal", "shelve", "dill"}
+        ]
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            name, given = ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            unsafe = name in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "os.system"} or (
+                (name == "np.load" and given.get("allow_pickle") != "False")
+                or (name == "torch.load" and given.get("weights_only") != "True")
+                or given.get("shell") == "True"
+            )
+            faults += [f"{path}:{node.lineno} {name}"] if unsafe else []
+    assert not faults
+
+
 def test_daemon_starts_without_torch() -> None:
     """Importing what the daemon imports leaves torch unloaded, also by way of third parties."""
     code = f"""

@@ -100,8 +100,9 @@ async def talking(
 
 
 async def test_a_question_is_answered_aloud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """What is said into the microphone is answered through the speaker, and both texts are logged."""
+    """What is said into the microphone is answered through the speaker, and both texts are logged when asked for."""
     caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "agent.transcripts")
     async with talking(FakeEngine(reply_frames=5), monkeypatch) as (devices, _):
         await eventually(lambda: devices.wake is not None and "talking through" in caplog.text)
         devices.record(spoken_turn())
@@ -118,8 +119,9 @@ async def test_a_question_is_answered_aloud(monkeypatch: pytest.MonkeyPatch, cap
 async def test_actions_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shipped_models: Path
 ) -> None:
-    """What a reply did is a line of the log."""
+    """What a reply did is a line of the log, when asked for."""
     caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "agent.transcripts")
     engine = FakeEngine(reply_frames=5, words="Okay, a latte. Anything else?")
     async with talking(engine, monkeypatch, actions=load_actions(shipped_models / "s2s")) as (devices, _):
         await eventually(lambda: "talking through" in caplog.text)

@@ -1,17 +1,22 @@
 """The command line: exit codes, plain sentences, one file in and one file out."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 import run_agent
 from agent.local import answer, spoken_part
@@ -20,6 +25,7 @@ from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.runtime import Engine
 from streaming.errors import SoundFileError
+from streaming.resample import float_to_pcm16
 from streaming.sound_files import read_audio, write_audio
 from streaming.vad import VadConfig
 from tests.fakes import FakeEngine, silence, speech, spoken_turn
@@ -257,6 +263,53 @@ def test_signals_stop_it_cleanly(repo_root: Path, number: signal.Signals) -> Non
     assert process.returncode == 0, "".join(seen) + rest
     assert "Traceback" not in rest
     assert "stopped" in rest
+
+
+SLOW = """
+import sys, run_agent
+from models.runtime import Engine
+from tests.fakes import FakeEngine
+Engine.load = staticmethod(lambda codec, s2s: FakeEngine(reply_frames=2000, step_s=0.001))
+settings = ["vad.detector=energy", "vad.silence_duration_ms=500", "turn.end_of_turn_threshold=2", "server.drain_s=60"]
+sys.exit(run_agent.main(["--no-audio", "--port", "0", "--log-format", "json", *settings]))
+"""
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_does_not_wait(repo_root: Path, second: signal.Signals) -> None:
+    """While a reply of minutes is given: one SIGTERM drains (not ready any more), another signal ends it at once."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW], cwd=repo_root, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        port = next(
+            int(body["message"].split("ready on ws://127.0.0.1:")[1].split("/")[0])
+            for body in map(json.loads, process.stderr)
+            if "ready on" in body["message"]
+        )
+        with connect(f"ws://127.0.0.1:{port}/v1/realtime") as websocket:
+            audio = base64.b64encode(float_to_pcm16(spoken_turn())).decode()
+            websocket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+            while json.loads(websocket.recv(timeout=20))["type"] != "response.output_audio.delta":
+                pass
+            process.send_signal(signal.SIGTERM)
+            while json.loads(process.stderr.readline())["message"] != "draining":
+                pass
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20)
+            assert process.poll() is None
+            process.send_signal(second)
+            with pytest.raises(ConnectionClosed) as caught:
+                while True:
+                    websocket.recv(timeout=20)
+        rest = [json.loads(line) for line in process.communicate(timeout=20)[1].splitlines()]
+    finally:
+        process.kill()
+        process.wait()
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1001
+    assert process.returncode == 0
+    closed = next(body for body in rest if body["message"] == "session closed")
+    assert (closed["reason"], closed["replies"]) == ("shutdown", 1)
 
 
 # --- one text in ------------------------------------------------------------------------------------------------------

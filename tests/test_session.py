@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from agent.conversation import Conversation
+from agent.limits import SessionLimits
+from agent.logs import fields_of
 from agent.reply import ReplyConfig
-from agent.session import Session, SessionLimits
+from agent.session import Session
 from agent.turn import TurnConfig
 from agent.turn_events import Cancel
 from agent.worker import Worker
@@ -173,7 +175,7 @@ async def test_a_cough_does_not_end_a_reply() -> None:
     assert done["response"]["status"] == "completed"
     assert client.types().count("input_audio_buffer.speech_started") == 1
     assert client.types().count("response.output_audio.delta") == 40
-    assert (metrics.held, metrics.interrupted, metrics.underruns) == (1, 0, 0)
+    assert (metrics.held, metrics.interrupted) == (1, 0)
     assert len(engine.states[0].forks) == 1
 
 
@@ -715,9 +717,124 @@ async def test_one_line_at_close(caplog: pytest.LogCaptureFixture) -> None:
             client.speak(spoken_turn())
             await client.wait_for("response.done")
     lines = [record.getMessage() for record in caplog.records if record.name == "agent.session"]
-    assert len(lines) == 2
-    assert "opened for test:1" in lines[0]
-    assert "turns 1, replies 1 (0 interrupted, 0 times held, 0 taken back)" in lines[1]
+    assert lines == ["session opened", "session closed"]
+    opened, closed = (fields_of(record) for record in caplog.records if record.name == "agent.session")
+    assert opened["address"] == "test:1"
+    assert closed["session"] == opened["session"]
+    assert (closed["reason"], closed["turns"], closed["replies"], closed["interrupted"]) == ("client", 1, 1, 0)
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+async def ended(
+    client: FakeClient, limits: SessionLimits, play: Callable[[FakeClient], None], clock: FakeClock | None = None
+) -> str:
+    """Why a session with these limits ended by itself, after ``play``."""
+    async with Worker(FakeEngine()) as worker:
+        settings = (VAD, MODEL_OFF, ReplyConfig(max_lead_ms=None), limits, clock or time.monotonic)
+        session = Session(cast(Client, client), worker, *settings)
+        play(client)
+        async with asyncio.timeout(10):
+            await session.run()
+        return session.ended_by
+
+
+async def test_a_session_expires_when_it_said() -> None:
+    """At ``expires_at`` the client hears session_expired and is closed with 1001."""
+    client, began = FakeClient(), time.time()
+    assert await ended(client, SessionLimits(lifetime_s=0.2), lambda _: None) == "expired"
+    created, error = client.sent
+    assert created["session"]["expires_at"] == int(began + 0.2)
+    assert (error["type"], error["error"]["code"]) == ("error", "session_expired")
+    assert client.closed is not None
+    assert client.closed[0] == 1001
+
+
+async def test_a_silent_client_is_closed() -> None:
+    """Nothing from the client for too long is session_idle and 1001; a reply that is being given counts as life."""
+    client = FakeClient()
+    assert await ended(client, SessionLimits(idle_timeout_s=0.1), lambda _: None) == "idle"
+    assert client.sent[-1]["error"]["code"] == "session_idle"
+    assert client.closed is not None
+    assert client.closed[0] == 1001
+    talker = FakeClient()
+    engine = FakeEngine(reply_frames=30, step_s=0.01)
+    async with serving(engine, talker, limits=SessionLimits(idle_timeout_s=0.15)):
+        talker.speak(spoken_turn())
+        done = await talker.wait_for("response.done")
+        error = await talker.wait_for("error")
+    assert done["response"]["status"] == "completed"
+    assert error["error"]["code"] == "session_idle"
+
+
+async def test_too_many_messages() -> None:
+    """Over the burst, at a clock that stands still: rate_limit_exceeded and 1008."""
+
+    def chatter(client: FakeClient) -> None:
+        for _ in range(6):
+            client.say("input_audio_buffer.clear")
+
+    client = FakeClient()
+    assert await ended(client, SessionLimits(messages_burst=5), chatter, FakeClock()) == "rate"
+    assert client.sent[-1]["error"]["code"] == "rate_limit_exceeded"
+    assert client.closed is not None
+    assert client.closed[0] == 1008
+
+
+async def test_too_much_audio() -> None:
+    """Audio may come faster than real time up to a bounded backlog; more is rate_limit_exceeded."""
+
+    def pour(client: FakeClient) -> None:
+        for _ in range(7):
+            client.speak(silence(10.0))
+
+    client = FakeClient()
+    assert await ended(client, SessionLimits(audio_burst_s=60.0), pour, FakeClock()) == "rate"
+    assert "60 s ahead of 4 x real time" in client.sent[-1]["error"]["message"]
+
+
+async def test_a_session_that_is_told_to_leave() -> None:
+    """The daemon's end is 1001, without an error."""
+    client = FakeClient()
+    async with Worker(FakeEngine()) as worker:
+        session = Session(cast(Client, client), worker, VAD, MODEL_OFF, ReplyConfig(), SessionLimits())
+        task = asyncio.create_task(session.run())
+        await client.wait_for("session.created")
+        assert session.at_rest
+        session.leave()
+        await task
+    assert session.ended_by == "shutdown"
+    assert client.closed == (1001, "the server is shutting down")
+    assert client.types() == ["session.created"]
+
+
+async def test_a_preset_is_in_force_from_the_start() -> None:
+    """What the client's secret was made with is in session.created, and the conversation follows it."""
+    client = FakeClient(model="mine")
+    client.preset = {"type": "realtime", "model": "theirs", "audio": {"input": {"turn_detection": None}}}
+    async with serving(FakeEngine(), client):
+        created = await client.wait_for("session.created")
+        client.speak(spoken_turn())
+        client.say("input_audio_buffer.commit")
+        await client.wait_for("input_audio_buffer.committed")
+    assert created["session"]["audio"]["input"]["turn_detection"] is None
+    assert created["session"]["model"] == "mine"
+    assert "input_audio_buffer.speech_started" not in client.types()
+
+
+async def test_what_is_said_is_logged_only_when_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """By default no word of either side is in the log; asked for, both are, with the session."""
+    for level, words in ((logging.INFO, False), (logging.DEBUG, True)):
+        caplog.clear()
+        caplog.set_level(level)
+        client = FakeClient()
+        async with serving(FakeEngine(reply_frames=1), client):
+            client.speak(spoken_turn())
+            await client.wait_for("response.done")
+        lines = [record.getMessage() for record in caplog.records if not record.name.startswith("asyncio")]
+        assert any("latte" in line for line in lines) is words
+        assert any("w1" in line for line in lines) is words
 
 
 async def test_two_sessions_do_not_mix() -> None:

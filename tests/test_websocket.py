@@ -4,14 +4,19 @@ import asyncio
 import contextlib
 import http.client
 import json
+import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.typing import Origin, Subprotocol
 
+from agent.logs import fields_of
+from streaming.tls import self_signed
 from streaming.websocket import Client, RealtimeServer, ServerConfig
 from tests.fakes import eventually
 
@@ -24,10 +29,10 @@ async def echo(client: Client) -> None:
 
 @contextlib.asynccontextmanager
 async def listening(
-    handler: Callable[[Client], Awaitable[None]] = echo, **settings: Any
+    handler: Callable[[Client], Awaitable[None]] = echo, token: str | None = None, **settings: Any
 ) -> AsyncIterator[RealtimeServer]:
     config = ServerConfig(port=0, **settings)
-    async with RealtimeServer(config, handler, lambda: {"version": "1.2"}) as server:
+    async with RealtimeServer(config, handler, lambda: {"version": "1.2"}, token=token) as server:
         yield server
 
 
@@ -123,7 +128,7 @@ async def test_a_full_server_says_so() -> None:
         async with connect(url(server)) as third:
             await third.send("x")
             assert await third.recv() == "str 1 local"
-        assert server.refused == 1
+            assert server.refused == {"capacity": 1}
 
 
 async def test_a_large_message_closes_its_own_connection() -> None:
@@ -213,3 +218,127 @@ async def test_stopping_says_going_away() -> None:
         await stop
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1001
+
+
+async def test_a_draining_server_says_so() -> None:
+    """Who is there may stay, who comes hears why and is told to try again."""
+    async with listening() as server, connect(url(server)) as first:
+        await first.send("x")
+        await first.recv()
+        server.draining = True
+        async with connect(url(server)) as second:
+            event, code = await last_words(second)
+        await first.send("still here")
+        assert await first.recv() == "str 10 local"
+    assert (event["error"]["code"], code) == ("server_shutting_down", 1013)
+    assert server.refused == {"draining": 1}
+
+
+async def test_sessions_an_address_may_have() -> None:
+    """One address cannot take all the places; one that it gives up is its own again."""
+    async with listening(max_sessions_per_address=1) as server:
+        async with connect(url(server)) as first:
+            await first.send("x")
+            await first.recv()
+            async with connect(url(server)) as second:
+                event, code = await last_words(second)
+            assert (event["error"]["code"], code) == ("too_many_sessions", 1013)
+        await eventually(lambda: not server.sessions)
+        async with connect(url(server)) as third:
+            await third.send("x")
+            assert await third.recv() == "str 1 local"
+    assert server.refused == {"address": 1}
+
+
+TOKEN = "correct-horse-battery-staple"
+KEY = Subprotocol(f"openai-insecure-api-key.{TOKEN}")
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [{"additional_headers": {"Authorization": f"Bearer {TOKEN}"}}, {"subprotocols": [Subprotocol("realtime"), KEY]}],
+)
+async def test_the_token_opens(offer: dict[str, Any]) -> None:
+    """As a header and as a subprotocol, which is not repeated in the answer."""
+    async with listening(token=TOKEN) as server, connect(url(server), **offer) as websocket:
+        await websocket.send("x")
+        assert await websocket.recv() == "str 1 local"
+        assert websocket.subprotocol in (None, "realtime")
+
+
+async def test_without_the_token_there_is_no_upgrade(caplog: pytest.LogCaptureFixture) -> None:
+    """401 before the upgrade, in the API's words; what was brought is not logged."""
+    caplog.set_level(logging.DEBUG)
+    wrong = {"Authorization": "Bearer sesame-sesame-sesame"}
+    async with listening(token=TOKEN) as server:
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(url(server), additional_headers=wrong):
+                pass
+        assert server.refused == {"token": 1}
+        assert server.sessions == 0
+    response = caught.value.response
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    assert json.loads(response.body or b"")["error"]["code"] == "invalid_api_key"
+    ours = [record for record in caplog.records if record.name.startswith("streaming")]
+    assert [fields_of(record)["reason"] for record in ours] == ["invalid_api_key"]
+    assert "sesame" not in "".join(f"{record.getMessage()} {fields_of(record)}" for record in ours)
+
+
+async def test_a_strange_page_is_refused_before_the_upgrade() -> None:
+    """403 for pages that are not listed, whatever they bring; the daemon's own pages connect."""
+    async with listening() as server:
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(url(server), origin=Origin("http://evil.example")):
+                pass
+        assert caught.value.response.status_code == 403
+        assert server.refused == {"origin": 1}
+        async with connect(url(server), origin=Origin(f"http://127.0.0.1:{server.port}")) as websocket:
+            await websocket.send("x")
+            await websocket.recv()
+
+
+async def test_tls(tmp_path: Path) -> None:
+    """With a certificate the server speaks wss:// and https://, to clients that trust it, and nothing else."""
+    cert, key = self_signed(tmp_path)
+    trust = ssl.create_default_context(cafile=str(cert))
+    trust.verify_flags |= ssl.VERIFY_X509_STRICT
+    async with listening(tls_cert=cert, tls_key=key) as server:
+        address = url(server).replace("ws://", "wss://")
+        async with connect(address, ssl=trust) as websocket:
+            await websocket.send("x")
+            assert await websocket.recv() == "str 1 local"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            async with connect(address):
+                pass
+        with pytest.raises((InvalidMessage, ConnectionError)):
+            async with connect(url(server)):
+                pass
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/realtime?\xff=%zz HTTP/1.1\r\nHost: x\r\nOrigin: http://[\r\n\r\n",
+        b"POST / HTTP/1.0\r\n\r\n",
+        b"POST /v1/realtime/client_secrets HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/realtime/client_secrets HTTP/1.1\r\nContent-Length: 90000\r\n\r\n{" + b"[" * 70_000,
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+    ],
+)
+async def test_noise_harms_nobody(noise: bytes) -> None:
+    """Whatever is thrown at the port, the connection ends and the others go on."""
+    async with listening() as server, connect(url(server)) as other:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(noise)
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionError):
+                answer = await reader.read()
+                assert answer == b"" or b" 40" in answer.split(b"\r\n")[0] or b" 413" in answer
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        await other.send("x")
+        assert await other.recv() == "str 1 local"
