@@ -1,6 +1,7 @@
 """The server's shell: upgrades, admission and limits around one handler a connection. No protocol logic.
 
-* ``/v1/realtime`` and ``/realtime`` upgrade to a WebSocket, ``GET /healthz`` answers JSON, anything else is 404.
+* ``/v1/realtime`` and ``/realtime`` upgrade to a WebSocket, ``GET /healthz`` answers JSON, ``GET /`` the web client,
+  anything else is 404.
 * A full server accepts, says so in an error event and closes with 1013, so that clients know to try again.
 * A message over the limit closes its own connection with 1009; a client that does not read is left after a deadline.
 """
@@ -17,11 +18,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from streaming.realtime_messages import error_body
+from streaming.web_page import web_file
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +163,8 @@ class RealtimeServer:
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = "application/json"
             return response
+        if (page := web_file(path)) is not None:
+            return Response(HTTPStatus.OK, "OK", Headers({"Connection": "close", **page.headers}), page.body)
         return connection.respond(HTTPStatus.NOT_FOUND, "the WebSocket is at /v1/realtime, the health at /healthz\n")
 
     async def _admit(self, connection: ServerConnection) -> None:
