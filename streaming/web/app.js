@@ -1,6 +1,6 @@
 // The page: buttons, keys and meters around one conversation.
 
-import { Audio, AudioProblem } from "./audio.js";
+import { Audio, AudioProblem, INSECURE } from "./audio.js";
 import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { Meter } from "./meter.js";
@@ -63,7 +63,6 @@ async function start() {
     notify(error.message);
   }
   show();
-  if (!hold.hidden) hold.focus();
 }
 
 function stop() {
@@ -81,7 +80,6 @@ function stop() {
 function setMuted(muted) {
   audio.mute(muted);
   mute.setAttribute("aria-pressed", muted);
-  mute.querySelector("span").textContent = muted ? "Unmute" : "Mute";
   show();
 }
 
@@ -106,14 +104,16 @@ function connected(state, message, seconds) {
     const until = performance.now() + 1000 * seconds;
     const tell = () => {
       const left = Math.ceil((until - performance.now()) / 1000);
-      notify(`${message} ${left > 0 ? `Trying again in ${left} s.` : "Trying again."}`, true);
+      find("countdown").textContent = left > 0 ? `Trying again in ${left} s` : "";
     };
+    notify(message, true);
     tell();
     countdown = setInterval(tell, 1000);
   } else if (state === "failed") {
     notify(message, true);
   }
   show();
+  if (!hold.hidden && document.activeElement === talk) hold.focus(); // or the space key would stop the talk
 }
 
 async function changed(values, names) {
@@ -131,7 +131,7 @@ async function submitted(event) {
   event.preventDefault();
   const text = composer.elements.text.value.trim();
   if (!text) return;
-  await audio.unlock();
+  await audio.unlock().catch((error) => notify(error.message)); // the answer is written as well
   if (connection.state === "open") sendTyped();
   else connection.open(); // and send when it is
 }
@@ -187,13 +187,13 @@ function notify(message, retry = false) {
   const text = notice.querySelector("p");
   if (text.textContent !== message) text.textContent = message;
   find("retry").hidden = !retry;
+  find("countdown").textContent = "";
 }
 
 // --- buttons and keys --------------------------------------------------------------------------------------------------
 
 function press(event) {
   event.preventDefault();
-  audio.unlock();
   conversation.press();
 }
 
@@ -215,12 +215,20 @@ hold.addEventListener("pointerdown", (event) => {
   press(event);
 });
 for (const kind of ["pointerup", "pointercancel"]) hold.addEventListener(kind, () => conversation.release());
+hold.addEventListener("click", ({ detail }) => {
+  if (detail === 0) (conversation.holding ? conversation.release() : conversation.press()); // pressed without a pointer
+});
 hold.addEventListener("contextmenu", (event) => event.preventDefault());
 addEventListener("keydown", (event) => {
   if (event.code !== "Space" || !spaceIsFree(event)) return;
   if (event.repeat) event.preventDefault();
   else press(event);
 });
-addEventListener("keyup", (event) => event.code === "Space" && conversation.release());
+addEventListener("keyup", (event) => {
+  if (event.code !== "Space") return;
+  if (spaceIsFree(event)) event.preventDefault();
+  conversation.release();
+});
 addEventListener("blur", () => conversation.release());
+if (!isSecureContext) notify(INSECURE);
 show();

@@ -5,6 +5,8 @@ import { RATE_HZ } from "./worklet.js";
 /** Something the user can act on; the message is for them. */
 export class AudioProblem extends Error {}
 
+export const INSECURE = "Browsers allow microphone and sound on https pages and on localhost only. You can still type.";
+
 const PROBLEMS = {
   NotAllowedError: "The microphone is blocked. Allow it in the browser's site settings, then start again.",
   NotFoundError: "There is no microphone. Connect one, or type instead.",
@@ -37,9 +39,15 @@ export class Audio {
 
   /** Make sound possible. Call it first thing in a click or key press: phones unlock audio there and nowhere else. */
   async unlock() {
+    if (!isSecureContext) throw new AudioProblem(INSECURE);
     if (!this.context) this.opening = this.#open(RATE_HZ);
-    await this.opening;
-    if (this.context.state !== "running") await this.context.resume();
+    try {
+      await this.opening;
+      if (this.context.state !== "running") await this.context.resume();
+    } catch (error) {
+      this.context = null;
+      throw new AudioProblem(`This browser cannot play the agent's voice: ${error.message}`);
+    }
   }
 
   async #open(sampleRate) {
@@ -63,9 +71,6 @@ export class Audio {
 
   /** Open the microphone, or another one. `device` "" is the system's choice. */
   async listen(device) {
-    if (!navigator.mediaDevices?.getUserMedia) {
-      throw new AudioProblem("Browsers give the microphone to https pages and to localhost only. You can still type.");
-    }
     this.closeMicrophone();
     const wanted = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
     if (device) wanted.deviceId = { exact: device };

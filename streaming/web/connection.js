@@ -55,17 +55,17 @@ export class Connection {
     let said = "";
     socket.onmessage = ({ data }) => {
       const event = JSON.parse(data);
-      if (event.type === "session.created") {
-        opened = true;
-        this.wait = FIRST_WAIT_S;
-        this.#become("open");
-      }
       said = event.type === "error" ? event.error.message : "";
-      this.on.event(event);
+      if (event.type !== "session.created") return this.on.event(event);
+      opened = true;
+      this.wait = FIRST_WAIT_S;
+      this.state = "open";
+      this.on.event(event); // before anyone hears that it is open
+      this.#become("open");
     };
     socket.onclose = async ({ code, reason }) => {
       if (this.socket !== socket) return;
-      const health = opened || said ? undefined : await health_of_server();
+      const health = opened || said ? undefined : await serverHealth();
       if (this.socket !== socket) return;
       this.socket = null;
       const { message, again } = explain(code, reason, said, opened, health);
@@ -115,7 +115,7 @@ export class Connection {
 }
 
 /** The server's /healthz, null when there is no answer. */
-async function health_of_server() {
+async function serverHealth() {
   try {
     return await (await fetch("healthz", { cache: "no-store" })).json();
   } catch {

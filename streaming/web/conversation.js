@@ -4,9 +4,9 @@ import { LevelTrace, TurnMarks } from "./timing.js";
 import { Order } from "./order.js";
 
 const SAMPLES_PER_MS = 24;
-const CHUNK_MS = 20;
 const TAIL_MS = 120; // of push to talk: people let go before the last sound has come
 const MIN_HELD_MS = 200;
+const MIN_AUDIO_MS = 100; // less cannot be committed
 const HARMLESS = new Set(["response_cancel_not_active", "item_not_found"]); // we were overtaken by the server
 
 /**
@@ -31,7 +31,7 @@ export class Conversation {
     this.order = new Order();
     this.trace = new LevelTrace();
     this.heardUser = null; // the item that the user is speaking
-    this.holding = null; // push to talk: {at, samples}
+    this.holding = null; // push to talk: {at, letGo, samples}
     this.expecting = false; // a reply was asked for and has not begun
     this.response = null; // {id, item, marks}, until it is done
     this.playing = null; // the item that is heard
@@ -52,6 +52,7 @@ export class Conversation {
 
   /** The connection has ended, and with it what the agent knew. */
   ended() {
+    if (this.heardUser) this.transcript.drop(this.heardUser);
     this.audio.clear();
     this.#reset();
     this.on.activity();
@@ -84,27 +85,27 @@ export class Conversation {
     if (this.holding || this.connection.state !== "open") return;
     this.#interrupt();
     this.connection.send({ type: "input_audio_buffer.clear" });
-    this.holding = { samples: 0 };
+    this.holding = { at: performance.now(), letGo: null, samples: 0 };
     this.on.activity();
   }
 
   /** Push to talk: the button came up. */
   release() {
     const { holding } = this;
-    if (!holding || holding.let_go) return;
-    holding.let_go = performance.now();
+    if (!holding || holding.letGo) return;
+    holding.letGo = performance.now();
     setTimeout(() => this.holding === holding && this.#commit(holding), TAIL_MS);
   }
 
-  #commit({ samples, let_go }) {
+  #commit({ at, letGo, samples }) {
     this.holding = null;
-    if (samples < MIN_HELD_MS * SAMPLES_PER_MS) {
+    if (letGo - at < MIN_HELD_MS || samples < MIN_AUDIO_MS * SAMPLES_PER_MS) {
       this.connection.send({ type: "input_audio_buffer.clear" });
       this.on.problem("That was too short. Hold the button while you speak.");
     } else {
       this.connection.send({ type: "input_audio_buffer.commit" });
       this.connection.send({ type: "response.create" });
-      this.#expect(new TurnMarks("held", let_go, performance.now()));
+      this.#expect(new TurnMarks("held", letGo, performance.now()));
     }
     this.on.activity();
   }
@@ -129,7 +130,7 @@ export class Conversation {
 
   #silence() {
     if (this.response?.item) this.silenced.add(this.response.item);
-    if (this.playing || this.response) this.audio.clear();
+    this.audio.clear();
   }
 
   #expect(marks) {
@@ -237,6 +238,7 @@ export class Conversation {
     if (id === this.response?.id) this.response = null;
     const spoken = output.find((item) => item.type === "message");
     if (spoken) this.transcript.finish(spoken.id, status);
+    if (spoken && status !== "completed") this.marks.delete(spoken.id);
     if (status === "failed") this.on.problem(`The agent could not answer (${details?.reason ?? "no reason given"}).`);
   }
 

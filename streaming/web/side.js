@@ -4,7 +4,7 @@ import { described, headSlot } from "./order.js";
 
 const MAX_TURNS = 4;
 const HOW = { spoken: "end of speech", held: "button released", typed: "sent" };
-const NAMES = { decision: "turn end", text: "first words", audio: "voice" };
+const NAMES = { decision: "turn end", text: "words", audio: "voice" };
 
 function element(name, className, text) {
   const made = document.createElement(name);

@@ -76,7 +76,7 @@ export class Transcript {
     if (!entry) return;
     this.heard(id, samples);
     entry.element.classList.add("cut");
-    entry.note.textContent = samples > 0 ? "you spoke" : "not heard";
+    entry.note.textContent = samples > 0 ? "interrupted" : "not heard";
     this.#follow();
   }
 
