@@ -272,7 +272,7 @@ async def test_push_to_talk_with_the_space_key(tmp_path: Path) -> None:
         await page.wait_for_timeout(600)
         await page.keyboard.up("Space")
         await says(page, "w1", "sure one latte coming")
-        await page.locator("#turns li", has_text="after button released").wait_for()
+        await page.locator("#turns li", has_text="after letting go").wait_for()
         await page.fill("#composer input", "a")
         await page.keyboard.type(" b")
         assert await page.input_value("#composer input") == "a b"

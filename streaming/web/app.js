@@ -5,7 +5,7 @@ import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { Meter } from "./meter.js";
 import { Settings, turnDetection } from "./settings.js";
-import { showOrder, showTurn } from "./side.js";
+import { showOrder, showPlayback, showTurn } from "./side.js";
 import { Transcript } from "./transcript.js";
 
 const STATES = {
@@ -15,7 +15,7 @@ const STATES = {
   failed: ["Not connected", ""],
   listening: ["Listening", "Just talk. You can interrupt at any time."],
   muted: ["Muted", "The agent does not hear you."],
-  held: ["Your turn", "Hold the button or the space key while you speak."],
+  held: ["Your turn", "Hold the button, or the space key, while you speak."],
   typing: ["Connected", "Type below, or start talking."],
   hearing: ["I hear you", ""],
   thinking: ["One moment", ""],
@@ -71,6 +71,7 @@ function stop() {
   audio.closeMicrophone();
   setMuted(false);
   connection.close();
+  audio.rest();
   wakeLock?.release();
   wakeLock = null;
   notify("");
@@ -89,7 +90,10 @@ function heard(chunk) {
 }
 
 function playing(report) {
-  if (report.type === "progress") meters.agent.level = report.level;
+  if (report.type === "progress") {
+    meters.agent.level = report.level;
+    showPlayback(find("playback"), report);
+  }
   conversation.playout(report);
 }
 
@@ -194,6 +198,7 @@ function notify(message, retry = false) {
 
 function press(event) {
   event.preventDefault();
+  notify("");
   conversation.press();
 }
 

@@ -29,6 +29,7 @@ export class Audio {
     this.muted = false;
     this.output = "";
     this.opening = null;
+    this.resting = false;
   }
 
   /** Milliseconds between what the playout has given away and what is heard. */
@@ -40,6 +41,7 @@ export class Audio {
   /** Make sound possible. Call it first thing in a click or key press: phones unlock audio there and nowhere else. */
   async unlock() {
     if (!isSecureContext) throw new AudioProblem(INSECURE);
+    this.resting = false;
     if (!this.context) this.opening = this.#open(RATE_HZ);
     try {
       await this.opening;
@@ -48,6 +50,12 @@ export class Audio {
       this.context = null;
       throw new AudioProblem(`This browser cannot play the agent's voice: ${error.message}`);
     }
+  }
+
+  /** Nothing will be played or heard until the next unlock. */
+  rest() {
+    this.resting = true;
+    this.context?.suspend();
   }
 
   async #open(sampleRate) {
@@ -60,7 +68,7 @@ export class Audio {
     this.playout.port.onmessage = ({ data }) => this.on.playing(data);
     this.playout.connect(context.destination);
     context.onstatechange = () => {
-      if (context === this.context && ["suspended", "interrupted"].includes(context.state)) {
+      if (context === this.context && !this.resting && ["suspended", "interrupted"].includes(context.state)) {
         this.on.trouble("The browser has paused the sound. Tap anywhere to go on.");
         addEventListener("pointerdown", () => context.resume(), { once: true });
       }

@@ -39,7 +39,6 @@ export class Connection {
     this.timer = 0;
     this.wait = FIRST_WAIT_S;
     this.state = "off";
-    this.unsent = 0; // messages of audio that were dropped because the network is too slow
     addEventListener("online", () => this.state === "waiting" && this.open());
   }
 
@@ -85,18 +84,19 @@ export class Connection {
 
   /** Send one event; returns whether there is a connection. */
   send(event) {
-    if (this.state !== "open") return false;
+    if (this.state !== "open" || this.socket.readyState !== WebSocket.OPEN) return false;
     this.socket.send(JSON.stringify(event));
     return true;
   }
 
-  /** Send microphone audio (ArrayBuffer); on a network that does not keep up it is dropped. Returns whether it went. */
+  /** Whether the network does not keep up with the microphone: more audio would only come later and later. */
+  get behind() {
+    return this.state === "open" && this.socket.bufferedAmount > MAX_UNSENT;
+  }
+
+  /** Send microphone audio (ArrayBuffer), unless the network is behind; returns whether it went. */
   sendAudio(pcm) {
-    if (this.state !== "open") return false;
-    if (this.socket.bufferedAmount > MAX_UNSENT) {
-      this.unsent++;
-      return false;
-    }
+    if (this.state !== "open" || this.behind) return false;
     const audio = btoa(String.fromCharCode(...new Uint8Array(pcm)));
     return this.send({ type: "input_audio_buffer.append", audio });
   }

@@ -7,6 +7,7 @@ const SAMPLES_PER_MS = 24;
 const TAIL_MS = 120; // of push to talk: people let go before the last sound has come
 const MIN_HELD_MS = 200;
 const MIN_AUDIO_MS = 100; // less cannot be committed
+const SLOW = "The network is too slow for the microphone: the agent does not hear all that you say.";
 const HARMLESS = new Set(["response_cancel_not_active", "item_not_found"]); // we were overtaken by the server
 
 /**
@@ -40,6 +41,7 @@ export class Conversation {
     this.pending = null; // marks of the turn whose reply has not begun
     this.typed = null; // {id, text, at}, until the server has taken it
     this.silenced = new Set(); // items that must not be played any more
+    this.unsent = 0; // chunks that were not sent because the network was behind
     this.truncated = new Set(); // items that we have truncated ourselves
   }
 
@@ -75,7 +77,10 @@ export class Conversation {
   microphone({ pcm, level }) {
     if (this.turnDetection === null && !this.holding) return;
     const samples = pcm.byteLength / 2;
-    if (!this.connection.sendAudio(pcm)) return;
+    if (!this.connection.sendAudio(pcm)) {
+      if (this.connection.behind && this.unsent++ === 0) this.on.problem(SLOW);
+      return;
+    }
     this.trace.sent(samples, level, performance.now());
     if (this.holding) this.holding.samples += samples;
   }

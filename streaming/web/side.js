@@ -3,7 +3,7 @@
 import { described, headSlot } from "./order.js";
 
 const MAX_TURNS = 4;
-const HOW = { spoken: "end of speech", held: "button released", typed: "sent" };
+const HOW = { spoken: "after end of speech", held: "after letting go", typed: "after sending" };
 const NAMES = { decision: "turn end", text: "words", audio: "voice" };
 
 function element(name, className, text) {
@@ -33,18 +33,26 @@ export function showOrder(section, { items, placed, others }, tools) {
   section.querySelector("ol").replaceChildren(...lines, ...done);
 }
 
+/** Say how playing goes: times and amounts in samples at 24 kHz. */
+export function showPlayback(note, { delay, underruns, dropped }) {
+  const gaps = `${underruns} ${underruns === 1 ? "gap" : "gaps"}`;
+  const lost = dropped ? `, ${(dropped / 24000).toFixed(1)} s lost` : "";
+  const text = `Playback: ${Math.round(delay / 24)} ms buffer, ${gaps}${lost}`;
+  if (note.textContent !== text) note.textContent = text;
+}
+
 /** Add a turn on top: from the end of what the user said to the first sound that is heard. */
 export function showTurn(list, parts, how) {
   list.closest("section").hidden = false;
   const line = element("li");
   line.append(element("strong", "", `${Math.round(parts.total)} ms`));
-  line.append(element("span", "from", `after ${HOW[how]}`));
+  line.append(element("span", "from", HOW[how]));
   const bar = element("span", "bar");
   bar.setAttribute("aria-hidden", "true");
   const legend = element("span", "legend");
-  for (const name of ["decision", "text", "audio"]) {
+  for (const name of Object.keys(NAMES).filter((part) => parts[part] > 0)) {
     const part = element("i", name);
-    part.style.setProperty("--part", Math.max(1, parts[name]));
+    part.style.setProperty("--part", parts[name]);
     bar.append(part);
     legend.append(element("span", name, `${NAMES[name]} ${Math.round(parts[name])}`));
   }

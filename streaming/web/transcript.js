@@ -1,7 +1,7 @@
 // Who said what, as it arrives.
 
 const MAX_ENTRIES = 200; // the oldest leave
-const NEAR_PX = 80; // this close to the end, the list follows it
+const NEAR_PX = 40; // this close to its end, the list follows what is added
 
 /**
  * @param list the element that holds the entries
@@ -11,7 +11,10 @@ export class Transcript {
   constructor(list, announce) {
     this.list = list;
     this.announce = announce;
-    this.entries = new Map(); // item id -> {role, element, text, note, done}
+    this.entries = new Map(); // item id -> {role, element, text, note}
+    this.following = true; // until the user scrolls back
+    list.addEventListener("scroll", () => (this.following = this.#atEnd()));
+    new ResizeObserver(() => this.#follow()).observe(list);
   }
 
   /** An entry begins; once. */
@@ -22,8 +25,9 @@ export class Transcript {
     element.className = `${role} waiting`;
     who.textContent = role === "user" ? "You" : "Agent";
     element.append(who, text, note);
-    this.entries.set(id, { role, element, text, note, done: false });
-    this.#show(element);
+    this.entries.set(id, { role, element, text, note });
+    this.list.append(element);
+    this.#follow();
     while (this.entries.size > MAX_ENTRIES) this.drop(this.entries.keys().next().value);
   }
 
@@ -101,25 +105,16 @@ export class Transcript {
     element.className = "divider";
     element.textContent = text;
     for (const { element: entry } of this.entries.values()) entry.classList.remove("waiting");
-    this.#show(element);
-  }
-
-  #show(element) {
-    const follow = this.#atEnd();
     this.list.append(element);
-    if (follow) this.#scroll();
+    this.#follow();
   }
 
   #follow() {
-    if (this.#atEnd()) this.#scroll();
+    if (this.following) this.list.scrollTop = this.list.scrollHeight;
   }
 
   #atEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.list;
-    return scrollHeight - scrollTop - clientHeight < NEAR_PX + clientHeight / 4;
-  }
-
-  #scroll() {
-    this.list.scrollTop = this.list.scrollHeight;
+    return scrollHeight - scrollTop - clientHeight < NEAR_PX;
   }
 }
