@@ -296,12 +296,17 @@ async def test_a_context_that_must_run_at_the_rate_of_the_device(tmp_path: Path)
         running_daemon(FakeEngine(reply_frames=6), *FAKE_SETTINGS) as daemon,
         browser_page(tmp_path, microphone) as page,
     ):
+        log = sent_and_received(page)
         await page.add_init_script(as_in_firefox)
         await page.goto(f"http://127.0.0.1:{daemon.port}/")
         await page.click("#talk")
         await says(page, "w1", "sure one latte coming")
         await page.locator("#turns li").wait_for()
         assert await page.evaluate("window.rate") in (44_100, 48_000)
+        began = events_of(log, "received", "input_audio_buffer.speech_started")[0]["audio_start_ms"]
+        ended = events_of(log, "received", "input_audio_buffer.speech_stopped")[0]["audio_end_ms"]
+        spoken_ms = len(read_audio(SPOKEN / "question.wav")) / 24
+        assert 0.75 * spoken_ms < ended - began < 1.5 * spoken_ms  # at the wrong rate it would be twice as long
 
 
 @in_browser
@@ -505,6 +510,43 @@ async def test_the_jitter_buffer(tmp_path: Path) -> None:
     assert result["loud"] >= after[0] > after[1] > 0.5 * result["loud"]  # no click,
     assert not after[200:].any()  # and silence at once
     assert [event["type"] for event in result["events"]][:3] == ["started", "finished", "started"]
+
+
+@in_browser
+async def test_audio_that_comes_after_an_interruption_is_not_played(tmp_path: Path) -> None:
+    """Once the user speaks, or presses the button, the reply's audio is let go, also what was still on its way."""
+    run = """async (interruption) => {
+        const { Conversation } = await import("/conversation.js");
+        const did = [];
+        const keep = (name) => (...values) => did.push([name, ...values.map((value) => value?.byteLength ?? value)]);
+        const audio = { play: keep("play"), clear: keep("clear"), end() {}, outputDelayMs: 30 };
+        const connection = { state: "open", send: ({ type, ...rest }) => did.push([type, rest.audio_end_ms ?? null]) };
+        const silent = new Proxy({}, { get: () => () => {} });
+        const conversation = new Conversation(connection, audio, silent, silent);
+        const message = { type: "message", id: "item_1" };
+        const delta = { type: "response.output_audio.delta", item_id: "item_1", delta: btoa("1234") };
+        conversation.take({ type: "response.created", response: { id: "resp_1" } });
+        conversation.take({ type: "response.output_item.added", item: message });
+        conversation.take(delta);
+        conversation.playout({ type: "started", id: "item_1" });
+        if (interruption) conversation.take(interruption);
+        else conversation.press();
+        conversation.take(delta);
+        conversation.playout({ type: "cleared", cut: [{ id: "item_1", played: 2400 }] });
+        return did.filter(([name]) => name !== "session.update");
+    }"""
+    spoken = {"type": "input_audio_buffer.speech_started", "item_id": "item_2"}
+    async with modules(tmp_path) as page:
+        ends = [["clear"], ["conversation.item.truncate", 70]]
+        assert await page.evaluate(run, spoken) == [["play", "item_1", 4], *ends]
+        pressed = await page.evaluate(run, None)
+    assert [name for name, *_ in pressed] == [
+        "play",
+        "response.cancel",
+        "clear",
+        "input_audio_buffer.clear",
+        "conversation.item.truncate",
+    ]
 
 
 @in_browser

@@ -7,6 +7,9 @@ export class AudioProblem extends Error {}
 
 export const INSECURE = "Browsers allow microphone and sound on https pages and on localhost only. You can still type.";
 
+const SILENT = "No sound can be played: there is no speaker, or another program holds it.";
+const PATIENCE_MS = 3000; // without a speaker, some browsers never say so
+
 const PROBLEMS = {
   NotAllowedError: "The microphone is blocked. Allow it in the browser's site settings, then start again.",
   NotFoundError: "There is no microphone. Connect one, or type instead.",
@@ -45,11 +48,12 @@ export class Audio {
     if (!this.context) this.opening = this.#open(RATE_HZ);
     try {
       await this.opening;
-      if (this.context.state !== "running") await this.context.resume();
     } catch (error) {
       this.context = null;
       throw new AudioProblem(`This browser cannot play the agent's voice: ${error.message}`);
     }
+    await Promise.race([this.context.resume(), new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
+    if (this.context.state !== "running") throw new AudioProblem(SILENT);
   }
 
   /** Nothing will be played or heard until the next unlock. */
@@ -62,7 +66,7 @@ export class Audio {
     if (navigator.audioSession) navigator.audioSession.type = "play-and-record";
     const context = new AudioContext({ sampleRate, latencyHint: "interactive" });
     this.context = context;
-    const resumed = context.resume(); // inside the click, before anything is waited for
+    context.resume(); // inside the click, before anything is waited for
     await context.audioWorklet.addModule("worklet.js");
     this.playout = new AudioWorkletNode(context, "playout", { numberOfInputs: 0, outputChannelCount: [1] });
     this.playout.port.onmessage = ({ data }) => this.on.playing(data);
@@ -74,7 +78,6 @@ export class Audio {
       }
     };
     await this.#useOutput();
-    await Promise.race([resumed, new Promise((resolve) => setTimeout(resolve, 1000))]);
   }
 
   /** Open the microphone, or another one. `device` "" is the system's choice. */
