@@ -38,10 +38,11 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class WebFile:
-    """What a GET is answered with, status 200."""
+    """What a GET is answered with, status 200; ``headers`` beside Content-Type and Content-Length."""
 
-    headers: dict[str, str]
+    content_type: str
     body: bytes
+    headers: dict[str, str]
 
 
 def web_file(path: str) -> WebFile | None:
@@ -51,10 +52,5 @@ def web_file(path: str) -> WebFile | None:
 
 @cache
 def _files() -> dict[str, WebFile]:
-    return {file.name: _web_file(file) for file in _FOLDER.iterdir() if file.suffix in _TYPES}
-
-
-def _web_file(file: Path) -> WebFile:
-    body = file.read_bytes()
-    content = {"Content-Type": _TYPES[file.suffix], "Content-Length": str(len(body))}
-    return WebFile(content | _HEADERS, body)
+    files = [file for file in _FOLDER.iterdir() if file.suffix in _TYPES]
+    return {file.name: WebFile(_TYPES[file.suffix], file.read_bytes(), _HEADERS) for file in files}

@@ -164,7 +164,9 @@ class RealtimeServer:
             response.headers["Content-Type"] = "application/json"
             return response
         if (page := web_file(path)) is not None:
-            return Response(HTTPStatus.OK, "OK", Headers({"Connection": "close", **page.headers}), page.body)
+            content = {"Content-Type": page.content_type, "Content-Length": str(len(page.body))}
+            headers = Headers({"Connection": "close", **content, **page.headers})
+            return Response(HTTPStatus.OK, "OK", headers, page.body)
         return connection.respond(HTTPStatus.NOT_FOUND, "the WebSocket is at /v1/realtime, the health at /healthz\n")
 
     async def _admit(self, connection: ServerConnection) -> None:
