@@ -326,11 +326,11 @@ async def test_a_full_server_and_one_that_goes_and_comes_back(tmp_path: Path) ->
             await page.click("#talk")
             await page.locator("#notice", has_text="capacity").wait_for()
             await other.close()
-            await eventually(lambda: not daemon.sessions)
-            await page.click("#retry")
             await says(page, "w1", "sure one latte coming")
             port = daemon.port
-        await page.locator("#notice", has_text=re.compile("lost|stop|away|clos", re.I)).wait_for()
+        await page.locator("#notice", has_text=re.compile("lost|stop|away|clos|answer", re.I)).wait_for()
+        await page.click("#retry")
+        await page.locator("#notice", has_text="does not answer").wait_for()
         async with running_daemon(FakeEngine(), *settings, f"server.port={port}"):
             await page.locator("#transcript .divider").wait_for(timeout=20_000)
             await page.locator("#notice").wait_for(state="hidden")

@@ -19,7 +19,7 @@ export function explain(code, reason, said, opened, health) {
   if (opened && code === 1000) return { message: sentence(detail || "The server ended the conversation"), again: false };
   if (opened) return { message: sentence(detail || "The connection was lost"), again: true };
   if (health === null) return { message: "The server does not answer.", again: true };
-  const message = "The server refuses this page. It may want a token: open the page with #token=… in its address.";
+  const message = "The server refuses this page. If it wants a token, open the page with the right #token=… in its address.";
   return { message, again: false };
 }
 
