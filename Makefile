@@ -18,6 +18,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 
 APT_RUN := libportaudio2
 APT_TRAIN := espeak-ng flite festival festvox-us-slt-hts
+APT_BROWSER := chromium
 APT_GET := DEBIAN_FRONTEND=noninteractive apt-get
 
 # $(call debian,PACKAGES,STOP): installs what is missing when root; otherwise says how, and stops if STOP is 1.
@@ -84,6 +85,7 @@ $(VENV)/.run-stamp: pyproject.toml | $(VENV)/.venv-stamp
 
 $(VENV)/.train-stamp: pyproject.toml $(VENV)/.run-stamp
 	@$(call debian,$(APT_TRAIN),1)
+	@$(call debian,$(APT_BROWSER),0)
 	@$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_TORCH_ARGS) "$(TORCH)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
 	@touch $@

@@ -12,10 +12,13 @@ from websockets.datastructures import Headers
 from streaming.admission import Gate, Refusal
 from streaming.realtime_config import RequestError, SessionConfig, merge
 from streaming.realtime_messages import error_body
+from streaming.web_page import web_file
 
 SOCKET_PATHS = ("/v1/realtime", "/realtime")
 _SECRET_PATHS = ("/v1/realtime/client_secrets", "/realtime/client_secrets")
-_PLACES = "the WebSocket is at /v1/realtime; also served: /healthz, /readyz, /metrics, POST /v1/realtime/client_secrets"
+_PLACES = (
+    "the WebSocket is at /v1/realtime; also served: /, /healthz, /readyz, /metrics, POST /v1/realtime/client_secrets"
+)
 
 Json = dict[str, Any]
 
@@ -89,10 +92,13 @@ class HttpApi:
         """
         if path in _SECRET_PATHS:
             return self._new_secret(headers, body) if method == "POST" else _not_allowed("POST")
-        if path not in (*SOCKET_PATHS, "/healthz", "/readyz", "/metrics"):
+        page = web_file(path)
+        if page is None and path not in (*SOCKET_PATHS, "/healthz", "/readyz", "/metrics"):
             return _text(HTTPStatus.NOT_FOUND, _PLACES)
         if method not in ("GET", "HEAD"):
             return _not_allowed("GET")
+        if page is not None:
+            return Answer(HTTPStatus.OK, page.content_type, page.body, page.headers)
         if path in SOCKET_PATHS:
             return self._gate.refuses(headers)
         if path == "/metrics":

@@ -1,7 +1,7 @@
 """The server's shell: upgrades, admission and limits around one handler a connection. No protocol logic.
 
 * ``/v1/realtime`` and ``/realtime`` upgrade to a WebSocket, unless :mod:`streaming.admission` refuses the request, with
-  401 or 403; what else is served over HTTP is in :mod:`streaming.http_api`.
+  401 or 403; ``GET /`` is the web client; what else is served over HTTP is in :mod:`streaming.http_api`.
 * A server that is full, or about to stop, accepts, says so in an error event and closes with 1013, so that clients know
   to try again.
 * A message over the limit closes its own connection with 1009; a client that does not read is left after a deadline.
