@@ -20,6 +20,7 @@ from agent.reply import ReplyConfig
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from streaming import realtime_events as events
+from streaming.live import LiveProtocol
 from streaming.realtime import OutMessage, RealtimeProtocol
 from streaming.realtime_config import SessionConfig
 from streaming.vad import VadConfig
@@ -78,7 +79,11 @@ class Session:
         self._actions = actions
         config = initial_config(client.query("model"), actions.tools if actions else [])
         expires_at = int(time.time()) + _LIFETIME_S
-        self._protocol = RealtimeProtocol(config, expires_at, check_text=worker.check_text)
+        self._protocol: RealtimeProtocol | LiveProtocol = (
+            LiveProtocol(expires_at, check_text=worker.check_text)
+            if client.live
+            else RealtimeProtocol(config, expires_at, check_text=worker.check_text)
+        )
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
         self._outgoing_bytes = 0
         self._conversation: Conversation | None = None
@@ -131,6 +136,9 @@ class Session:
             self._flush()
             for command in commands:
                 await self.conversation.do(command)
+            if self._protocol.closed:
+                await self._outgoing.join()
+                break
         raise _Ended
 
     async def _watch(self) -> None:
@@ -143,11 +151,12 @@ class Session:
             self._outgoing_bytes -= len(message.text)
             if message.reply is not None and self.conversation.is_stale(message.reply):
                 self.conversation.metrics.stale_messages += 1
-                continue
-            try:
-                await self._client.send(message.text)
-            except TimeoutError as exc:
-                raise SlowReader("a message was not taken in time") from exc
+            else:
+                try:
+                    await self._client.send(message.text)
+                except TimeoutError as exc:
+                    raise SlowReader("a message was not taken in time") from exc
+            self._outgoing.task_done()
 
     def _emit(self, event: events.Event) -> None:
         self._protocol.send(event)

@@ -1,6 +1,7 @@
 """The server's shell: upgrades, admission and limits around one handler a connection. No protocol logic.
 
-* ``/v1/realtime`` and ``/realtime`` upgrade to a WebSocket, ``GET /healthz`` answers JSON, anything else is 404.
+* ``/v1/realtime`` and ``/v1/live/sessions`` (or without ``/v1``) upgrade to a WebSocket, ``GET /healthz`` answers JSON,
+  anything else is 404.
 * A full server accepts, says so in an error event and closes with 1013, so that clients know to try again.
 * A message over the limit closes its own connection with 1009; a client that does not read is left after a deadline.
 """
@@ -26,6 +27,7 @@ from streaming.realtime_messages import error_body
 logger = logging.getLogger(__name__)
 
 PATHS = ("/v1/realtime", "/realtime")
+LIVE_PATHS = ("/v1/live/sessions", "/live/sessions")
 POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1008, 1011, 1013
 _CLOSE_TIMEOUT_S = 2.0
 _PING_TIMEOUT_S = 60.0  # a client that sends faster than real time has its pong far behind its own audio
@@ -59,6 +61,12 @@ class Client:
         """Who is connected, for the log."""
         peer = self._connection.remote_address
         return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else str(peer)
+
+    @property
+    def live(self) -> bool:
+        """Whether the client speaks the Live protocol."""
+        assert self._connection.request is not None, "the handshake is over"
+        return urlsplit(self._connection.request.path).path.rstrip("/") in LIVE_PATHS
 
     def query(self, name: str) -> str | None:
         """A parameter of the URL, None when absent."""
@@ -147,7 +155,7 @@ class RealtimeServer:
 
     def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
         path = urlsplit(request.path).path.rstrip("/")
-        if path in PATHS:
+        if path in PATHS + LIVE_PATHS:
             return None
         if path == "/healthz":
             body = {

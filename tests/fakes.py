@@ -181,10 +181,12 @@ class FakeClient:
     Args:
         model: the ``model`` of the URL.
         reads: false for a client that never takes a message.
+        live: whether it speaks the Live protocol.
     """
 
-    def __init__(self, model: str | None = None, reads: bool = True) -> None:
+    def __init__(self, model: str | None = None, reads: bool = True, live: bool = False) -> None:
         self.address = "test:1"
+        self.live = live
         self.sent: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
         self._model = model
