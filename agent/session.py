@@ -23,6 +23,7 @@ from agent.turn import TurnConfig
 from agent.worker import Worker
 from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ
+from streaming.live import LiveProtocol
 from streaming.realtime import OutMessage, RealtimeProtocol
 from streaming.realtime_config import SessionConfig, merge
 from streaming.vad import VadConfig
@@ -77,9 +78,13 @@ class Session:
         self._clock = clock
         self._actions = actions
         self._metrics = metrics or SessionMetrics()
-        config = initial_config(client.query("model"), actions.tools if actions else [], client.preset)
         expires_at = int(time.time() + limits.lifetime_s)
-        self._protocol = RealtimeProtocol(config, expires_at, check_text=worker.check_text)
+        config = initial_config(client.query("model"), actions.tools if actions else [], client.preset)
+        self._protocol: RealtimeProtocol | LiveProtocol = (
+            LiveProtocol(expires_at, check_text=worker.check_text)
+            if client.live
+            else RealtimeProtocol(config, expires_at, check_text=worker.check_text)
+        )
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
         self._outgoing_bytes = 0
         self._conversation: Conversation | None = None
@@ -169,7 +174,7 @@ class Session:
     async def _receive(self) -> None:
         self._protocol.open()
         self._flush()
-        if self._client.preset:
+        if self._client.preset and isinstance(self._protocol, RealtimeProtocol):
             await self.conversation.do(events.ConfigureSession(self._protocol.config))
         while (message := await self._client.receive()) is not None:
             self._active_at = math.inf  # until the message has been worked off
@@ -184,6 +189,9 @@ class Session:
                     self.tap(command)
                 await self.conversation.do(command)
             self._active_at = self._clock()
+            if self._protocol.closed:
+                await self._outgoing.join()
+                break
         raise _Ended
 
     def _check_audio(self, seconds: float) -> None:
@@ -223,11 +231,12 @@ class Session:
             self._outgoing_bytes -= len(message.text)
             if message.reply is not None and self.conversation.is_stale(message.reply):
                 self.conversation.metrics.stale_messages += 1
-                continue
-            try:
-                await self._client.send(message.text)
-            except TimeoutError as exc:
-                raise SlowReader("a message was not taken in time") from exc
+            else:
+                try:
+                    await self._client.send(message.text)
+                except TimeoutError as exc:
+                    raise SlowReader("a message was not taken in time") from exc
+            self._outgoing.task_done()
 
     def _emit(self, event: events.Event) -> None:
         self._transcripts.take(event)

@@ -14,7 +14,8 @@ from streaming.realtime_config import RequestError, SessionConfig, merge
 from streaming.realtime_messages import error_body
 from streaming.web_page import web_file
 
-SOCKET_PATHS = ("/v1/realtime", "/realtime")
+LIVE_PATHS = ("/v1/live/sessions", "/live/sessions")
+SOCKET_PATHS = ("/v1/realtime", "/realtime", *LIVE_PATHS)
 _SECRET_PATHS = ("/v1/realtime/client_secrets", "/realtime/client_secrets")
 _PLACES = (
     "the WebSocket is at /v1/realtime; also served: /, /healthz, /readyz, /metrics, POST /v1/realtime/client_secrets"

@@ -66,13 +66,14 @@ class RealtimeProtocol:
     ) -> None:
         self.config = config
         self.session_id = new_id("sess")
+        self.closed = False  # the client just leaves
         self._conversation_id = new_id("conv")
         self._expires_at = expires_at
         self._new_id = new_id
         self._items = ItemList(MAX_ITEMS)
         self._reader = RequestReader(self._items, new_id, check_text)
         self._turns = UserTurns(self._items, new_id, self._emit, self._add_item)
-        self._hearing = AudioDecoder(config.audio.input.format)
+        self._hearing = AudioDecoder(*config.audio.input.format.coding)
         self._response: Response | None = None
         self._last_response: Response | None = None  # of the conversation
         self._spoken = False
@@ -151,7 +152,7 @@ class RealtimeProtocol:
     def _configure(self, update: Json) -> events.ConfigureSession:
         before, self.config = self.config, merge(self.config, update, spoken=self._spoken)
         if self.config.audio.input.format != before.audio.input.format:
-            self._hearing = AudioDecoder(self.config.audio.input.format)
+            self._hearing = AudioDecoder(*self.config.audio.input.format.coding)
         self._turns.transcribe = self.config.audio.input.transcription is not None
         self._emit("session.updated", session=self._session_json())
         return events.ConfigureSession(self.config)

@@ -19,6 +19,11 @@ class PcmFormat(BaseModel):
     type: Literal["audio/pcm"] = "audio/pcm"
     rate: Literal[24000] = 24000
 
+    @property
+    def coding(self) -> tuple[g711.Law | None, int]:
+        """Law and rate."""
+        return None, self.rate
+
 
 class G711Format(BaseModel):
     """8-bit mono G.711 at 8 kHz: mu-law or A-law."""
@@ -27,16 +32,31 @@ class G711Format(BaseModel):
 
     type: Literal["audio/pcmu", "audio/pcma"]
 
+    @property
+    def coding(self) -> tuple[g711.Law | None, int]:
+        """Law and rate."""
+        return law_of(self.type), g711.RATE_HZ
+
 
 AudioFormat = Annotated[PcmFormat | G711Format, Field(discriminator="type")]
 
 
-class AudioDecoder:
-    """One stream of a client's audio; G.711 comes out 3 ms late."""
+def law_of(type: str) -> g711.Law | None:
+    """How samples are coded in audio of this type, None for 16-bit PCM."""
+    return {"audio/pcmu": "mu", "audio/pcma": "a"}.get(type)  # type: ignore[return-value]
 
-    def __init__(self, format: PcmFormat | G711Format) -> None:
-        self._law = _law(format)
-        self._resampler = LiveResampler(g711.RATE_HZ if self._law else SAMPLE_RATE_HZ, SAMPLE_RATE_HZ)
+
+class AudioDecoder:
+    """One stream of a client's audio; what is not at 24 kHz comes out up to 3 ms late.
+
+    Args:
+        law: of G.711, None for 16-bit PCM.
+        rate_hz: of its samples.
+    """
+
+    def __init__(self, law: g711.Law | None, rate_hz: int) -> None:
+        self._law = law
+        self._resampler = LiveResampler(rate_hz, SAMPLE_RATE_HZ)
 
     def push(self, data: bytes) -> FloatArray:
         """Bytes as they travel -> float32 [n], 24 kHz.
@@ -55,14 +75,15 @@ class AudioEncoder:
     """One reply on its way to a client.
 
     Args:
-        format: what the client wants.
+        law: of G.711, None for 16-bit PCM.
+        rate_hz: of the samples that the client wants.
         speed: how much faster it wants it than it was spoken.
     """
 
-    def __init__(self, format: PcmFormat | G711Format, speed: float = 1.0) -> None:
-        self._law = _law(format)
+    def __init__(self, law: g711.Law | None, rate_hz: int, speed: float = 1.0) -> None:
+        self._law = law
         self._tempo = Tempo(speed)
-        self._resampler = LiveResampler(SAMPLE_RATE_HZ, g711.RATE_HZ if self._law else SAMPLE_RATE_HZ)
+        self._resampler = LiveResampler(SAMPLE_RATE_HZ, rate_hz)
         self.sent_samples = 0
         """What the client has got, in samples at 24 kHz."""
 
@@ -80,7 +101,3 @@ class AudioEncoder:
 
     def _bytes(self, pcm: FloatArray) -> bytes:
         return g711.encode(pcm, self._law) if self._law else float_to_pcm16(pcm)
-
-
-def _law(format: PcmFormat | G711Format) -> g711.Law | None:
-    return {"audio/pcmu": "mu", "audio/pcma": "a"}.get(format.type)  # type: ignore[return-value]

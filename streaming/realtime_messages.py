@@ -137,11 +137,11 @@ _MESSAGES: dict[str, type[ClientMessage]] = {
 }
 
 
-def parse_message(message: str) -> ClientMessage:
-    """Read one client message.
+def read_object(message: str) -> Json:
+    """The JSON object of a message, not too deep to be written back.
 
     Raises:
-        RequestError: it is no JSON object, its type is unknown or a field is wrong.
+        RequestError: it is none.
     """
     try:
         body = json.loads(message, parse_constant=_number, parse_float=_number)
@@ -151,6 +151,16 @@ def parse_message(message: str) -> ClientMessage:
         raise RequestError("invalid_type", "the message must be a JSON object")
     if _nested(body):
         raise RequestError("invalid_json", f"the message is nested deeper than {_MAX_NESTING} levels")
+    return body
+
+
+def parse_message(message: str) -> ClientMessage:
+    """Read one client message.
+
+    Raises:
+        RequestError: it is no JSON object, its type is unknown or a field is wrong.
+    """
+    body = read_object(message)
     event_id = body.get("event_id") if isinstance(body.get("event_id"), str) else None
     kind = body.get("type")
     if not isinstance(kind, str):

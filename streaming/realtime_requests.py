@@ -168,7 +168,7 @@ def _read_text(part: object, role: str, at: str) -> tuple[Json, str]:
 
 def _read_audio(part: Json, format: PcmFormat | G711Format, at: str) -> FloatArray:
     """All of a part's audio, float32 [n], 24 kHz mono."""
-    decoder = AudioDecoder(format)
+    decoder = AudioDecoder(*format.coding)
     data = decode_base64(part.get("audio"), at)
     try:
         pcm = np.concatenate([decoder.push(data), decoder.flush()])

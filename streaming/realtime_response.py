@@ -28,7 +28,7 @@ class Response:
     encoder: AudioEncoder = field(init=False)
 
     def __post_init__(self) -> None:
-        self.encoder = AudioEncoder(self.start.options.format, self.start.options.speed)
+        self.encoder = AudioEncoder(*self.start.options.format.coding, self.start.options.speed)
 
     def address(self) -> Json:
         """The fields that place a content event."""

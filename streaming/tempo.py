@@ -7,7 +7,6 @@ goes on most like the window before it. What comes out does not depend on how th
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from streaming.frames import FloatArray, as_mono, ms_to_samples
 
@@ -90,9 +89,10 @@ class Tempo:
         if self._windows == 0:
             return 0
         model = self._slice(self._latest + HOP, HOP)
-        places = sliding_window_view(self._slice(wanted - _SEARCH, 2 * _SEARCH + HOP), HOP)  # [places, HOP]
-        energy = np.sqrt(np.einsum("ph,ph->p", places, places)) + 1e-6
-        return wanted - _SEARCH + int(np.argmax((places @ model) / energy))
+        near = self._slice(wanted - _SEARCH, 2 * _SEARCH + HOP)
+        power = np.concatenate([[0.0], np.cumsum(near.astype(np.float64) ** 2)])
+        energy = np.sqrt(np.maximum(power[HOP:] - power[:-HOP], 0.0)) + 1e-6  # [places]
+        return wanted - _SEARCH + int(np.argmax(np.correlate(near, model, "valid") / energy))
 
     def _slice(self, start: int, length: int) -> FloatArray:
         begin = start - self._first

@@ -1,7 +1,8 @@
 """The server's shell: upgrades, admission and limits around one handler a connection. No protocol logic.
 
-* ``/v1/realtime`` and ``/realtime`` upgrade to a WebSocket, unless :mod:`streaming.admission` refuses the request, with
-  401 or 403; ``GET /`` is the web client; what else is served over HTTP is in :mod:`streaming.http_api`.
+* ``/v1/realtime`` and ``/v1/live/sessions`` (or without ``/v1``) upgrade to a WebSocket, unless
+  :mod:`streaming.admission` refuses the request, with 401 or 403; what else is served over HTTP is in
+  :mod:`streaming.http_api`.
 * A server that is full, or about to stop, accepts, says so in an error event and closes with 1013, so that clients know
   to try again.
 * A message over the limit closes its own connection with 1009; a client that does not read is left after a deadline.
@@ -27,7 +28,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from streaming.admission import Gate, Refusal
-from streaming.http_api import Answer, HttpApi, Load, refused
+from streaming.http_api import LIVE_PATHS, Answer, HttpApi, Load, refused
 from streaming.http_request import RequestReader
 from streaming.realtime_messages import error_body
 from streaming.tls import server_context
@@ -105,6 +106,12 @@ class Client:
     def address(self) -> str:
         """Who is connected, for the log."""
         return _address(self._connection)
+
+    @property
+    def live(self) -> bool:
+        """Whether the client speaks the Live protocol."""
+        assert self._connection.request is not None, "the handshake is over"
+        return urlsplit(self._connection.request.path).path.rstrip("/") in LIVE_PATHS
 
     def query(self, name: str) -> str | None:
         """A parameter of the URL, None when absent."""

@@ -181,11 +181,13 @@ class FakeClient:
     Args:
         model: the ``model`` of the URL.
         reads: false for a client that never takes a message.
+        live: whether it speaks the Live protocol.
     """
 
-    def __init__(self, model: str | None = None, reads: bool = True) -> None:
+    def __init__(self, model: str | None = None, reads: bool = True, live: bool = False) -> None:
         self.address = "test:1"
         self.preset: dict[str, Any] = {}
+        self.live = live
         self.sent: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
         self._model = model

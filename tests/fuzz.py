@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+from collections.abc import Sequence
 from typing import Any
 
 TYPES = (
@@ -20,6 +21,17 @@ TYPES = (
     "response.done",
     "nonsense",
 )
+LIVE_TYPES = (
+    "session.start",
+    "session.update",
+    "session.input_audio.append",
+    "session.input_audio.mute",
+    "session.instructions.append",
+    "session.commentary.append",
+    "session.close",
+    "response.create",
+    "nonsense",
+)
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 10**400, 0.5, 1e300, "", "auto", "none", "inf", "root", "item_1", "\0",
     "\ud800", "é" * 300, "a" * 5_000, "<emph>", "<nope>", "hello", [], {}, [[]], [{}], {"type": "x"},
@@ -32,9 +44,11 @@ class Fuzzer:
 
     Args:
         seed: the same one draws the same messages for the same ids.
+        types: of the messages.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, types: Sequence[str] = TYPES) -> None:
+        self._types = types
         self._random = random.Random(seed)
         self.ids = ["item_none", "root"]
 
@@ -50,7 +64,7 @@ class Fuzzer:
         return text
 
     def _body(self) -> Any:
-        kind = self._random.choice(TYPES)
+        kind = self._random.choice(self._types)
         body: dict[str, Any] = {"type": kind} | self._fields(kind)
         if self._chance(0.3):
             body["event_id"] = self._odd("event_7")
@@ -58,9 +72,12 @@ class Fuzzer:
 
     def _fields(self, kind: str) -> dict[str, Any]:
         match kind:
+            case "session.start":
+                message = {"role": "user", "content": [{"text": self._random.choice(["a latte", "né"])}]}
+                return {"session": {"model": "local", "input": [message]}}
             case "session.update":
                 return {"session": self._session()}
-            case "input_audio_buffer.append":
+            case "input_audio_buffer.append" | "session.input_audio.append":
                 return {"audio": self._audio()}
             case "conversation.item.create":
                 return {"item": self._item()} | ({"previous_item_id": self._id()} if self._chance(0.3) else {})

@@ -17,12 +17,13 @@ from agent.reply import ReplyConfig
 from agent.session import Session
 from agent.turn import TurnConfig
 from agent.worker import Worker
+from streaming.live import LiveProtocol
 from streaming.realtime import RealtimeProtocol
 from streaming.realtime_config import SessionConfig
 from streaming.vad import VadConfig
 from streaming.websocket import Client
 from tests.fakes import FakeClient, FakeEngine, eventually, spoken_turn
-from tests.fuzz import Fuzzer
+from tests.fuzz import LIVE_TYPES, Fuzzer
 from tests.live import running_daemon
 
 MESSAGES = int(os.environ.get("REPARTEE_FUZZ_MESSAGES", "1500"))
@@ -47,6 +48,18 @@ def test_the_protocol_answers_everything() -> None:
     assert {"invalid_json", "unknown_parameter", "invalid_value", "unsupported_content", "unknown_event"} <= errors
     assert made.receive('{"type": "conversation.item.retrieve", "item_id": "x"}') == []
     assert json.loads(made.messages_to_send()[-1].text)["error"]["code"] == "item_retrieve_invalid_item_id"
+
+
+def test_the_live_protocol_answers_everything() -> None:
+    """As above; audio alone is not answered."""
+    fuzzer, made = Fuzzer(5, LIVE_TYPES), LiveProtocol(0)
+    errors: set[str] = set()
+    for _ in range(MESSAGES):
+        commands = made.receive(fuzzer.message())
+        answers = [json.loads(message.text) for message in made.messages_to_send()]
+        assert commands or answers
+        errors |= {answer["error"]["code"] for answer in answers if answer["type"] == "error"}
+    assert {"invalid_session_state", "invalid_value", "unsupported_event", "unknown_event", "invalid_json"} <= errors
 
 
 async def say(socket: ClientConnection, **body: Any) -> None:
