@@ -79,11 +79,12 @@ class Session:
         self._actions = actions
         self._metrics = metrics or SessionMetrics()
         expires_at = int(time.time() + limits.lifetime_s)
+        self._holds = client.query("holds") == "true"  # the client stops playing while a reply is held
         config = initial_config(client.query("model"), actions.tools if actions else [], client.preset)
         self._protocol: RealtimeProtocol | LiveProtocol = (
             LiveProtocol(expires_at, check_text=worker.check_text)
             if client.live
-            else RealtimeProtocol(config, expires_at, check_text=worker.check_text)
+            else RealtimeProtocol(config, expires_at, check_text=worker.check_text, holds=self._holds)
         )
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
         self._outgoing_bytes = 0
@@ -135,7 +136,7 @@ class Session:
                 lane = await self._worker.open()
             settings = self._settings
             self._conversation = Conversation(
-                lane, self._emit, *settings, self._clock, self._actions, metrics=self._metrics
+                lane, self._emit, *settings, self._clock, self._actions, self._holds, self._metrics
             )
             self._logger.info("session opened", extra={"fields": {"address": self._client.address}})
             async with asyncio.TaskGroup() as tasks:

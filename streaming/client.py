@@ -107,6 +107,10 @@ class Talk:
                 self._tell(f"agent: {event['transcript']}")
             case "response.function_call_arguments.done":
                 self._tell(f"action: {event['name']} {event['arguments']}")
+            case "repartee.reply.held":
+                self.playout.hold()
+            case "repartee.reply.resumed":
+                self.playout.resume()
             case "response.done":
                 self.answering = False
                 self.playout.end(self._generation)
@@ -172,7 +176,8 @@ async def run(args: argparse.Namespace) -> None:
     if args.token:
         options["additional_headers"] = {"Authorization": f"Bearer {args.token}"}
     try:
-        socket = await connect(args.url, open_timeout=_CONNECT_S, max_size=_MAX_MESSAGE, **options)
+        url = args.url if "?" in args.url else f"{args.url}?holds=true"
+        socket = await connect(url, open_timeout=_CONNECT_S, max_size=_MAX_MESSAGE, **options)
     except (OSError, TimeoutError, ValueError, InvalidHandshake, InvalidURI) as exc:  # ValueError: --ca without wss://
         raise ServerUnavailable(f"{args.url} cannot be reached ({exc or 'no answer'})") from exc
     talk = Talk(socket, lambda line: print(line, flush=True))

@@ -55,6 +55,7 @@ class RealtimeProtocol:
         expires_at: seconds since the epoch, told to the client.
         new_id: makes an identifier from its kind ("event", "item", …).
         check_text: raises ValueError for a text that the model cannot take.
+        holds: whether the client wants to know when a reply is held, and goes on, to stop playing meanwhile.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class RealtimeProtocol:
         expires_at: int,
         new_id: Callable[[str], str] = random_id,
         check_text: CheckText = str,
+        holds: bool = False,
     ) -> None:
         self.config = config
+        self._holds = holds
         self.session_id = new_id("sess")
         self.closed = False  # the client just leaves
         self._conversation_id = new_id("conv")
@@ -108,8 +111,13 @@ class RealtimeProtocol:
         match event:
             case events.ReplyTakenBack():
                 self._forget_reply()
-            case events.ReplyHeld() | events.ReplyResumed() | events.Recalled():
-                pass  # the protocol has no word for it: the client just gets nothing for a while
+            case events.ReplyHeld() | events.ReplyResumed():  # the protocol has no word for it
+                if self._holds:
+                    self._emit(
+                        "repartee.reply.held" if isinstance(event, events.ReplyHeld) else "repartee.reply.resumed"
+                    )
+            case events.Recalled():
+                pass
             case events.Refused():
                 self._error("invalid_request_error", event.code, event.message, event.param, event.event_id)
             case events.Broken():

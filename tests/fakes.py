@@ -182,22 +182,24 @@ class FakeClient:
         model: the ``model`` of the URL.
         reads: false for a client that never takes a message.
         live: whether it speaks the Live protocol.
+        holds: whether it wants to know when a reply is held.
     """
 
-    def __init__(self, model: str | None = None, reads: bool = True, live: bool = False) -> None:
+    def __init__(self, model: str | None = None, reads: bool = True, live: bool = False, holds: bool = False) -> None:
         self.address = "test:1"
         self.preset: dict[str, Any] = {}
         self.live = live
         self.sent: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
         self._model = model
+        self._holds = holds
         self._reads = reads
         self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         self._arrived = asyncio.Condition()
         self._gone = asyncio.Event()
 
     def query(self, name: str) -> str | None:
-        return self._model if name == "model" else None
+        return {"model": self._model, "holds": "true" if self._holds else None}.get(name)
 
     async def receive(self) -> str | bytes | None:
         return await self._messages.get()

@@ -179,6 +179,18 @@ async def test_a_cough_does_not_end_a_reply() -> None:
     assert len(engine.states[0].forks) == 1
 
 
+async def test_a_client_that_asks_is_told_of_a_held_reply() -> None:
+    """It hears of it before and after; a client that did not ask hears nothing that the protocol does not know."""
+    for holds, expected in ((True, ["repartee.reply.held", "repartee.reply.resumed"]), (False, [])):
+        engine, client = FakeEngine(reply_frames=40, understands_sounds=False), FakeClient(holds=holds)
+        async with serving(engine, client, ReplyConfig(max_lead_ms=160, take_back_ms=0)):
+            client.speak(spoken_turn())
+            await client.wait_for("response.output_audio.delta", 8)
+            client.speak(np.concatenate([speech(0.2), np.zeros(12_000, np.float32)]))
+            await client.wait_for("response.done")
+        assert [kind for kind in client.types() if kind.startswith("repartee.")] == expected
+
+
 async def test_words_end_a_reply() -> None:
     """A sound in which the model hears two words is a turn, and gets a reply of its own."""
     engine, client = FakeEngine(reply_frames=40), FakeClient()

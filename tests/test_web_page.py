@@ -446,6 +446,44 @@ async def test_the_resampler(tmp_path: Path) -> None:
 
 
 @in_browser
+async def test_a_held_reply_goes_on_with_the_same_sample(tmp_path: Path) -> None:
+    """Holding gives silence after a fade, loses nothing, and what comes late because of it makes nobody wait longer."""
+    run = """async () => {
+        const { JitterBuffer } = await import("/worklet.js");
+        const buffer = new JitterBuffer();
+        let now = 0;
+        const play = (samples) => {
+            const part = new Float32Array(samples);
+            buffer.pull(part, now);
+            now += samples;
+            return [...part];
+        };
+        const chunk = (first) => Float32Array.from({ length: 1920 }, (_, k) => 0.5 + (first + k) / 100000);
+        buffer.push("a", chunk(0), now);
+        now = 480;
+        const before = play(1000);
+        buffer.hold(now);
+        const held = play(24000);
+        buffer.resume(now);
+        const after = play(920);
+        buffer.push("a", chunk(1920), now);
+        buffer.end("a");
+        const next = play(1920);
+        return { before, held, after, next, delay: buffer.delay, underruns: buffer.underruns };
+    }"""
+    async with modules(tmp_path) as page:
+        result = await page.evaluate(run)
+    ramp = 0.5 + np.arange(3840) / 100_000
+    np.testing.assert_allclose(result["before"], ramp[:1000], atol=1e-6)
+    assert np.abs(np.diff(result["held"][:2400])).max() < 0.05
+    assert not np.any(result["held"][2400:])
+    np.testing.assert_allclose(result["after"], ramp[1000:1920], atol=1e-6)
+    np.testing.assert_allclose(result["next"], ramp[1920:], atol=1e-6)
+    assert result["delay"] == 960  # 20 ms for the wait before the first sample, and the margin
+    assert result["underruns"] == 0
+
+
+@in_browser
 async def test_the_jitter_buffer(tmp_path: Path) -> None:
     """Every sample is played once and counted, the wait follows the network, and a cut is counted to the sample."""
     run = """async () => {

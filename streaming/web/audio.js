@@ -145,6 +145,16 @@ export class Audio {
     this.playout?.port.postMessage({ type: "end", id });
   }
 
+  /** Be silent for a while; nothing is lost. */
+  hold() {
+    this.playout?.port.postMessage({ type: "hold" });
+  }
+
+  /** Go on with the very next sample. */
+  resume() {
+    this.playout?.port.postMessage({ type: "resume" });
+  }
+
   /** Be silent now; what was played of the items comes back as `cleared`. */
   clear() {
     this.playout?.port.postMessage({ type: "clear" });

@@ -7,7 +7,7 @@ const MAX_UNSENT = 96_000; // bytes: about 1.5 s of microphone audio
 /** The address of the session, and what is offered as subprotocols; the token is the page's `#token=...`. */
 export function address(page) {
   const token = new URLSearchParams(page.hash.slice(1)).get("token");
-  const url = `${page.protocol === "https:" ? "wss" : "ws"}://${page.host}/v1/realtime`;
+  const url = `${page.protocol === "https:" ? "wss" : "ws"}://${page.host}/v1/realtime?holds=true`;
   return { url, protocols: token ? ["realtime", `openai-insecure-api-key.${token}`] : ["realtime"] };
 }
 

@@ -151,6 +151,8 @@ export class Conversation {
     if (type === "session.created") this.#begin(event.session);
     else if (type === "error") this.#objected(event.error);
     else if (type.startsWith("input_audio_buffer.")) this.#heard(type.split(".")[1], event);
+    else if (type === "repartee.reply.held") this.audio.hold();
+    else if (type === "repartee.reply.resumed") this.audio.resume();
     else if (type.startsWith("response.")) this.#replied(type.slice("response.".length), event);
     else if (type === "conversation.item.added") this.#added(event.item);
     else if (type.endsWith("input_audio_transcription.delta")) this.transcript.add(item, event.delta);

@@ -90,6 +90,7 @@ export class JitterBuffer {
     this.items = []; // {id, chunks, received, played, firstAt, lateness, ended, flowing}
     this.latenesses = []; // of the latest replies
     this.queued = 0;
+    this.heldAt = null; // a sound over the reply is being weighed
     this.underruns = 0;
     this.dropped = 0;
     this.events = []; // what happened, for whoever empties it
@@ -126,12 +127,26 @@ export class JitterBuffer {
     if (item) item.ended = true;
   }
 
+  /** Fall silent, and lose nothing. */
+  hold(now) {
+    this.heldAt ??= now;
+    this.#cut();
+  }
+
+  /** Go on where it was; what comes now is not late. */
+  resume(now) {
+    if (this.heldAt === null) return;
+    this.items.forEach((item) => (item.firstAt += now - this.heldAt));
+    this.heldAt = null;
+  }
+
   /** Forget everything at once; returns what had been played of each item that was not finished. */
   clear() {
     const cut = this.items.map(({ id, played }) => ({ id, played }));
     this.items.forEach((item) => this.#remember(item));
     this.items = [];
     this.queued = 0;
+    this.heldAt = null;
     this.#cut();
     return cut;
   }
@@ -140,7 +155,7 @@ export class JitterBuffer {
   pull(output, now) {
     const fading = this.residue !== 0;
     let filled = 0;
-    while (filled < output.length && this.items.length) {
+    while (this.heldAt === null && filled < output.length && this.items.length) {
       const item = this.items[0];
       if (!item.flowing && !this.#begin(item, now + filled)) break;
       filled = this.#play(item, output, filled);
@@ -239,7 +254,7 @@ if (globalThis.AudioWorkletProcessor) {
     }
   }
 
-  /** {type audio | end | clear} messages -> speaker; reports what was played. */
+  /** {type audio | end | hold | resume | clear} messages -> speaker; reports what was played. */
   class Playout extends AudioWorkletProcessor {
     resampler = new Resampler(RATE_HZ, sampleRate);
     buffer = new JitterBuffer();
@@ -258,6 +273,8 @@ if (globalThis.AudioWorkletProcessor) {
     #take(message) {
       if (message.type === "audio") this.buffer.push(message.id, fromPcm16(message.pcm), this.now);
       else if (message.type === "end") this.buffer.end(message.id);
+      else if (message.type === "hold") this.buffer.hold(this.now);
+      else if (message.type === "resume") this.buffer.resume(this.now);
       else if (message.type === "clear") {
         this.port.postMessage({ type: "cleared", cut: this.buffer.clear() });
         this.#report();
