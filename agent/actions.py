@@ -4,6 +4,7 @@
 - An action is taken when its reply is complete. A reply that was interrupted, or cut off by a limit, does nothing, even
   when all of its words had been written: the user has not heard them. What is done is done: the action of a reply that
   is truncated after its end is not taken back. Only what is known of the order is, when the reply came too early.
+- Words that were put into the agent's mouth are announced, not meant: they do nothing.
 """
 
 from collections.abc import Callable
@@ -59,19 +60,19 @@ class ActingEmitter:
     def __init__(self, replies: ReplyReader, emit: Callable[[events.Event], None]) -> None:
         self._tracker = Tracker(replies)
         self._emit = emit
-        self._text = ""
+        self._text, self._said = "", False
         self._before = self._tracker.state  # the latest reply
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         match event:
             case events.ReplyStarted():
-                self._text = ""
+                self._text, self._said = "", event.said
             case events.ReplyText():
                 self._text += event.text
             case events.ReplyDone():
                 self._before = self._tracker.state
-                if event.status == "completed":
+                if event.status == "completed" and not self._said:
                     taken = tuple(events.Action(**action) for action in self._tracker.take(self._text))
                     event = replace(event, actions=taken)
             case events.ReplyTakenBack():

@@ -15,6 +15,7 @@ from agent.errors import ConfigError
 from agent.local import LocalConfig
 from agent.mind import ReplyConfig
 from agent.session import SessionLimits
+from agent.telegraph import TelegraphConfig
 from agent.turn import TurnConfig
 from streaming.audio_io import AudioConfig
 from streaming.vad import VadConfig
@@ -33,6 +34,7 @@ class AgentConfig(BaseModel):
     reply: ReplyConfig = ReplyConfig()
     audio: AudioConfig = AudioConfig()
     local: LocalConfig = LocalConfig()
+    mqtt: TelegraphConfig = TelegraphConfig()
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> AgentConfig:

@@ -9,11 +9,14 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from agent import turn
 from agent.actions import ActingEmitter, Actions
+from agent.errors import InputError
 from agent.inbox import Finish, Forget, Hear, Respond
 from agent.metrics import SessionMetrics, TurnMetrics
 from agent.mind import Clock, Mind, ReplyConfig
@@ -21,8 +24,10 @@ from agent.turn import Rules, TurnConfig, TurnTaker
 from agent.worker import Lane
 from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ, Framer
-from streaming.realtime_config import ServerVad, SessionConfig, TurnDetection
+from streaming.realtime_config import Eagerness, SemanticVad, ServerVad, SessionConfig, TurnDetection
 from streaming.vad import Vad, VadConfig
+
+ConversationState = Literal["idle", "listening", "thinking", "speaking"]
 
 MAX_HELD_S = 60.0  # push to talk: audio that may wait for its commit
 
@@ -51,9 +56,12 @@ class Conversation:
         actions: Actions | None = None,
     ) -> None:
         self.metrics = SessionMetrics()
+        self.muted = False  # what the user says counts as silence
         self._lane = lane
-        self._emit = emit
+        self._listeners = [emit]
         self._clock = clock
+        self._asked: TurnDetection | None = SemanticVad()  # by the client
+        self._daemon_settings = (vad, turns)
         self._vad_config = vad
         self._vad = Vad(vad)
         self._detect = True
@@ -65,7 +73,7 @@ class Conversation:
         self._defaults = events.CreateResponse()
         self._max_held = int(MAX_HELD_S * SAMPLE_RATE_HZ) // lane.frame_size
         self._held: deque[np.ndarray] = deque()  # push to talk; bound: _max_held frames, then cleared and refused
-        speak = emit if actions is None else ActingEmitter(actions.replies, emit)
+        speak = self._emit if actions is None else ActingEmitter(actions.replies, self._emit)
         self._mind = Mind(lane, replies, speak, clock, self.metrics, self._model_heard, self._reply_ended)
 
     @property
@@ -77,6 +85,19 @@ class Conversation:
     def speaking(self) -> bool:
         """Whether a reply is wanted or being given."""
         return self._taker.replying
+
+    @property
+    def state(self) -> ConversationState:
+        """What is going on now, as the user would say."""
+        if self._taker.listening:
+            return "listening"
+        if self._mind.sounding:
+            return "speaking"
+        return "thinking" if self._taker.replying else "idle"
+
+    def watch(self, watcher: Callable[[events.Event], None]) -> None:
+        """Let somebody else see every event as well, from now on; it must neither block nor raise."""
+        self._listeners.append(watcher)
 
     def is_stale(self, reply: int) -> bool:
         """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
@@ -114,6 +135,8 @@ class Conversation:
     async def hear(self, pcm: np.ndarray) -> None:
         """Take microphone audio, float32 [n], 24 kHz mono, in chunks of any size; waits when the model is behind."""
         taken = 0
+        if self.muted:
+            pcm = np.zeros_like(pcm)
         while taken < len(pcm):  # in pieces that end with a frame, so that the chunks' sizes change nothing
             piece = pcm[taken : taken + self._lane.frame_size - self._framer.pending_samples]
             taken += len(piece)
@@ -124,6 +147,41 @@ class Conversation:
                 self._detect_turns(piece)
             for frame in self._framer.push(piece):
                 await self._take_frame(frame.pcm)
+
+    # --- from outside -------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Say a text, word for word.
+
+        Raises:
+            InputError: it cannot be read, or somebody is speaking; the message says which.
+        """
+        self._lane.check(text)
+        if self._taker.listening:
+            raise InputError("the user is speaking")
+        if self._taker.replying or self._mind.sounding:
+            raise InputError("the agent is already speaking")
+        self._decide(turn.Create(replace(self._defaults, say=text)))
+
+    def interrupt(self) -> bool:
+        """Stop the reply that is wanted or being given; returns whether there was one."""
+        if not self._taker.replying:
+            return False
+        self._decide(turn.Cancel())
+        return True
+
+    def hush(self) -> None:
+        """The rest of a reply that is made, and only being played, will not be played."""
+        self._mind.hush()
+
+    def set_volume(self, volume: float) -> None:
+        """Make replies louder or softer by this factor, from the next frame on."""
+        self._mind.volume = volume
+
+    def set_eagerness(self, eagerness: Eagerness) -> None:
+        """How soon a turn ends where the client has not chosen; "auto" and "medium": as the daemon is set."""
+        self._vad_config, self._turns = detection_settings(*self._daemon_settings, SemanticVad(eagerness=eagerness))
+        self._detect_as(self._asked)
 
     # --- listening ----------------------------------------------------------------------------------------------------
 
@@ -181,7 +239,10 @@ class Conversation:
 
     def _configure(self, config: SessionConfig) -> None:
         self._defaults = events.CreateResponse(config.text_only, config.max_tokens)
-        detection = config.audio.input.turn_detection
+        self._asked = config.audio.input.turn_detection
+        self._detect_as(self._asked)
+
+    def _detect_as(self, detection: TurnDetection | None) -> None:
         if (detection is not None) != self._detect:
             self._detect = detection is not None
             self._held.clear()
@@ -195,6 +256,10 @@ class Conversation:
         self._decide(turn.SetRules(Rules(True, detection.create_response, detection.interrupt_response)))
 
     # --- deciding -----------------------------------------------------------------------------------------------------
+
+    def _emit(self, event: events.Event) -> None:
+        for listener in self._listeners:
+            listener(event)
 
     def _decide(self, event: turn.Event) -> None:
         self._act(self._taker.on(event, self._now))
@@ -235,7 +300,8 @@ class Conversation:
     def _ask_for_reply(self, action: turn.Reply) -> None:
         silent_frames = self._silent_frames(action.speech_end)
         options = action.options or self._defaults
-        self._mind.put(Respond(action.turn, self._lane.generation, silent_frames, options))
+        number = action.turn if options.say is None else 0  # words that were given answer no turn
+        self._mind.put(Respond(number, self._lane.generation, silent_frames, options))
 
     def _silent_frames(self, speech_end: int | None) -> int:
         """Whole frames of silence that the model has been given since the end of speech."""

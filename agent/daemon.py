@@ -16,6 +16,7 @@ from agent.config import AgentConfig
 from agent.errors import ServeError, StepError
 from agent.local import talk
 from agent.session import Session
+from agent.telegraph import Telegraph
 from agent.worker import StepEngine, Worker
 from streaming.errors import AudioUnavailable
 from streaming.websocket import Client, RealtimeServer
@@ -34,6 +35,9 @@ class Daemon:
         audio: whether to use the local microphone and speaker.
         started_at: ``time.monotonic()`` when the program began, for the readiness line.
         actions: what replies do; None when they only speak.
+
+    Raises:
+        MqttUnavailable: the settings name a broker, but MQTT cannot be set up.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Daemon:
         self._config = config
         self._audio = audio
         self._actions = actions
+        self._telegraph = Telegraph(config.mqtt, self.stop, package_version()) if config.mqtt.host else None
         self._started_at = time.monotonic() if started_at is None else started_at
         self._stop: asyncio.Event | None = None
         self._tidying = False
@@ -75,6 +80,8 @@ class Daemon:
         _warn_if_public(server_config.host)
         with _stop_on_signals(self._stop) if signals else contextlib.nullcontext():
             async with Worker(self._engine) as worker, contextlib.AsyncExitStack() as stack:
+                if self._telegraph is not None:  # first, so that it still tells how the sessions end
+                    await stack.enter_async_context(self._telegraph.running())
                 server = RealtimeServer(server_config, lambda client: self._serve(client, worker), _health)
                 try:
                     await stack.enter_async_context(server)
@@ -98,7 +105,8 @@ class Daemon:
     async def _talk(self, worker: Worker) -> None:
         config = self._config
         try:
-            await talk(worker, config.audio, config.vad, config.turn, config.reply, config.local, self._actions)
+            settings = (config.audio, config.vad, config.turn, config.reply, config.local)
+            await talk(worker, *settings, self._actions, self._telegraph)
         except* AudioUnavailable as group:
             logger.warning("no local audio: %s Clients can still connect.", group.exceptions[0])
         except* StepError as group:
@@ -107,7 +115,7 @@ class Daemon:
     async def _serve(self, client: Client, worker: Worker) -> None:
         config = self._config
         settings = (config.vad, config.turn, config.reply, config.session)
-        session = Session(client, worker, *settings, actions=self._actions)
+        session = Session(client, worker, *settings, actions=self._actions, telegraph=self._telegraph)
         self.sessions.add(session)
         try:
             await session.run()

@@ -1,6 +1,7 @@
 """Talking without a socket: through microphone and speaker, or from one text or sound file into another."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import InputError
 from agent.mind import ReplyConfig
+from agent.telegraph import LOCAL, Telegraph
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.errors import ModelError
@@ -46,6 +48,7 @@ async def talk(
     replies: ReplyConfig,
     local: LocalConfig,
     actions: Actions | None = None,
+    telegraph: Telegraph | None = None,
 ) -> None:
     """Talk through the local devices until cancelled; what replies do is logged.
 
@@ -59,10 +62,12 @@ async def talk(
         speaker = _Speaker(Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS)))
         replies = replies.model_copy(update={"max_lead_ms": min(replies.max_lead_ms or _LEAD_MS, _LEAD_MS)})
         conversation = Conversation(await worker.open(), speaker.take, vad, turns, replies, actions=actions)
+        joined = telegraph.joined(LOCAL, conversation, speaker.hush) if telegraph else contextlib.nullcontext()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
             listening = local.listen_while_speaking or audio.echo_cancellation
-            await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
+            with joined:
+                await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
 
 
 class _Speaker:
@@ -74,6 +79,11 @@ class _Speaker:
         self._user, self._reply = "", ""
         self._generation = 0
 
+    def hush(self) -> None:
+        """Play no more of what there is."""
+        self._generation += 1
+        self.playout.cancel(self._generation)
+
     def take(self, event: events.Event) -> None:
         match event:
             case events.UserText():
@@ -82,8 +92,7 @@ class _Speaker:
                 logger.info("user: %s", self._user.strip())
                 self._user = ""
             case events.UserStarted():  # also when the reply is complete and its last second still plays
-                self._generation += 1
-                self.playout.cancel(self._generation)
+                self.hush()
             case events.ReplyStarted():
                 self._generation += 1
                 self._reply = ""
@@ -98,8 +107,7 @@ class _Speaker:
                 if event.status == "completed":
                     self.playout.end(self._generation)
                 else:
-                    self._generation += 1
-                    self.playout.cancel(self._generation)
+                    self.hush()
 
 
 # --- one text, one file -----------------------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ class Mind:
         self._on_end_of_turn = on_end_of_turn
         self._on_reply_ended = on_reply_ended
         self._frame_s = lane.frame_size / SAMPLE_RATE_HZ
+        self.volume = 1.0  # of replies, as a factor
         self._silence = np.zeros(lane.frame_size, np.float32)
         self._inbox: deque[Item] = deque()  # bounds and policies: see room() and put(); what is no audio is rare
         self._wake = asyncio.Event()
@@ -109,6 +110,12 @@ class Mind:
     def idle(self) -> bool:
         """Whether nothing waits or is being done, and no reply is being given."""
         return self._reply is None and not self._inbox and not self._busy
+
+    @property
+    def sounding(self) -> bool:
+        """Whether a reply is still being heard: the listener is taken to play it without a break."""
+        reply = self._reply or self._latest
+        return reply is not None and reply.pacer.heard_frames(self._clock()) < reply.pacer.frames
 
     def is_stale(self, reply: int) -> bool:
         """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
@@ -169,6 +176,12 @@ class Mind:
                 self._latest = None  # it was not the user's next words that ended it
             elif reply.begun and self._is_premature(reply):
                 self._take_back()
+
+    def hush(self) -> None:
+        """The rest of a reply that is made already will not be played: the engine forgets it."""
+        if self._reply is None and self._latest is not None:
+            self._unheard, self._latest = self._latest.pacer.heard_frames(self._clock()), None
+            self._wake.set()
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -266,7 +279,9 @@ class Mind:
     # --- speaking -----------------------------------------------------------------------------------------------------
 
     async def _begin(self, item: Respond) -> None:
-        if item.generation == self._lane.generation and self._settle_at is None:
+        if item.options.say is not None:
+            await self._take_words(item.options.say, item.generation)
+        elif item.generation == self._lane.generation and self._settle_at is None:
             await self._listen_to_silence(item.silent_frames, item.generation)
         self._settle_at = None
         if item.generation != self._lane.generation:
@@ -280,10 +295,19 @@ class Mind:
         self._input_frames = 0
         self._metrics.replies += 1
         self._mark("decision_to_reply_ms")
-        options = item.options
+        asked = item.options
+        said = asked.say is not None
         self._emit(
-            events.ReplyStarted(number, options.text_only, options.metadata, options.max_output_tokens, options.tools)
+            events.ReplyStarted(number, asked.text_only, asked.metadata, asked.max_output_tokens, asked.tools, said)
         )
+
+    async def _take_words(self, words: str, generation: int) -> None:
+        if generation != self._lane.generation:
+            return
+        self._kept_frames, self._latest = 0, None
+        await self._lane.read(words, say=True)
+        if generation != self._lane.generation:
+            await self._lane.truncate_reply(0)  # interrupted before the first of them
 
     async def _speak(self, reply: _Reply) -> None:
         reply.begun = True
@@ -320,7 +344,7 @@ class Mind:
         reply.pacer.sent(self._clock())
         self._metrics.underruns += reply.pacer.underruns - underruns
         self._metrics.frames_spoken += 1
-        self._emit(events.ReplyAudio(pcm))
+        self._emit(events.ReplyAudio(pcm if self.volume == 1.0 else pcm * np.float32(self.volume)))
 
     def _end(self, reply: _Reply, status: events.ResponseStatus, reason: str | None) -> None:
         if status != "completed":

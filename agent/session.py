@@ -6,9 +6,11 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +19,7 @@ from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
 from agent.mind import ReplyConfig
+from agent.telegraph import Telegraph
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from streaming import realtime_events as events
@@ -57,6 +60,7 @@ class Session:
         limits: bounds of the session.
         clock: seconds, monotonic.
         actions: what replies do; None when they only speak.
+        telegraph: who is told over MQTT; None: nobody.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Session:
         limits: SessionLimits,
         clock: Callable[[], float] = time.monotonic,
         actions: Actions | None = None,
+        telegraph: Telegraph | None = None,
     ) -> None:
         self._client = client
         self._worker = worker
@@ -76,6 +81,7 @@ class Session:
         self._limits = limits
         self._clock = clock
         self._actions = actions
+        self._telegraph = telegraph
         config = initial_config(client.query("model"), actions.tools if actions else [])
         self._protocol = RealtimeProtocol(config, expires_at=int(time.time()) + _LIFETIME_S)
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
@@ -98,11 +104,12 @@ class Session:
                 lane = await self._worker.open()
             self._conversation = Conversation(lane, self._emit, *self._settings, self._clock, self._actions)
             self._logger.info("opened for %s", self._client.address)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._receive(), name="receive")
-                tasks.create_task(self._conversation.run(), name="think")
-                tasks.create_task(self._send(), name="send")
-                tasks.create_task(self._watch(), name="watch")
+            with self._joined(self._conversation):
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._receive(), name="receive")
+                    tasks.create_task(self._conversation.run(), name="think")
+                    tasks.create_task(self._send(), name="send")
+                    tasks.create_task(self._watch(), name="watch")
         except* _Ended:
             pass
         except* SlowReader as group:
@@ -121,6 +128,11 @@ class Session:
                 self._logger.info("closed after %.1f s: %s", seconds, self._conversation.metrics.summary())
         if close is not None:
             await self._part(*close)
+
+    def _joined(self, conversation: Conversation) -> AbstractContextManager[None]:
+        if self._telegraph is None:
+            return contextlib.nullcontext()
+        return self._telegraph.joined(self._protocol.session_id, conversation)
 
     async def _receive(self) -> None:
         self._protocol.open()

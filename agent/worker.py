@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 
-from agent.errors import StepError
+from agent.errors import InputError, StepError
 from models.runtime import Mode, StepOut
 
 _WARM_UP_SPEAKS = 6  # text leads the audio: the decoder has its first turn after some steps
@@ -40,6 +40,12 @@ class StepEngine(Protocol):
 
     def truncate_reply(self, state: Any, heard_frames: int) -> None:
         """Forget the part of the reply that was not heard."""
+
+    def pieces(self, text: str) -> list[int]:
+        """What :meth:`read` makes of a text; ValueError when it cannot be read. Any thread may call it."""
+
+    def read(self, text: str, state: Any, say: bool) -> None:
+        """Take typed text: what the user says, or what the next reply has to be."""
 
 
 class Worker:
@@ -115,6 +121,25 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         await self._alone(self._worker.engine.truncate_reply, self._state, heard_frames)
+
+    def check(self, text: str) -> None:
+        """See whether a text can be read.
+
+        Raises:
+            InputError: it cannot; the message says why.
+        """
+        try:
+            self._worker.engine.pieces(text)
+        except ValueError as exc:
+            raise InputError(str(exc)) from exc
+
+    async def read(self, text: str, say: bool) -> None:
+        """Take typed text that was checked: what the user says, or what the next reply has to be.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        await self._alone(self._worker.engine.read, text, self._state, say)
 
     async def _alone(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not self._busy, "a session may have one engine call at a time"

@@ -207,8 +207,8 @@ class Engine:
             state.speaking, state.script = False, None
         return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
 
-    def read(self, text: str, state: State, say: bool) -> None:
-        """Take typed text: what the user says (``say`` false), or what the next reply has to be, word for word.
+    def pieces(self, text: str) -> list[int]:
+        """Ids of a text that :meth:`read` can take; the one method that any thread may call at any time.
 
         Raises:
             ProsodyTagError: the text holds an unknown tag.
@@ -221,6 +221,16 @@ class Engine:
             raise ValueError(f"nothing in {text!r} can be read: it needs printable ASCII characters")
         if len(tokens) > self._window // 4:
             raise ValueError(f"the text is too long: {len(tokens)} pieces, at most {self._window // 4}")
+        return tokens
+
+    def read(self, text: str, state: State, say: bool) -> None:
+        """Take typed text: what the user says (``say`` false), or what the next reply has to be, word for word.
+
+        Raises:
+            ProsodyTagError: the text holds an unknown tag.
+            ValueError: nothing in the text can be read, it is too long, or the model cannot read.
+        """
+        tokens = self.pieces(text)
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
@@ -308,6 +318,7 @@ class Engine:
             state: the session's.
             heard_frames: how many frames of the reply's audio were played; 0: as if there had been no reply.
         """
+        state.script = None
         end = state.reply_start + state.reply_steps
         if state.position != end + state.note_steps:
             return

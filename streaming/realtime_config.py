@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Json = dict[str, Any]
+Eagerness = Literal["low", "medium", "high", "auto"]
 
 
 class RequestError(ValueError):
@@ -60,7 +61,7 @@ class SemanticVad(_Strict):
     """Turns end when the model says that the user has finished, soon or late; auto: as the daemon is set."""
 
     type: Literal["semantic_vad"] = "semantic_vad"
-    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    eagerness: Eagerness = "auto"
     create_response: bool = True
     interrupt_response: bool = True
 

@@ -73,7 +73,7 @@ class CreateResponse:
     """Answer now.
 
     ``metadata`` is echoed in the response; ``max_output_tokens`` None means no limit; ``tools`` are the names of those
-    that this response may call, None for the session's.
+    that this response may call, None for the session's. ``say`` is what the response has to be, word for word.
     """
 
     text_only: bool = False
@@ -81,6 +81,7 @@ class CreateResponse:
     metadata: dict[str, str] | None = None
     event_id: str | None = None
     tools: frozenset[str] | None = None
+    say: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +160,14 @@ class UserTextDone:
 
 @dataclass(frozen=True, slots=True)
 class ReplyStarted:
-    """A response begins; the options are those it was asked for with."""
+    """A response begins; the options are those it was asked for with. ``said``: its words were given, not thought."""
 
     reply: int
     text_only: bool = False
     metadata: dict[str, str] | None = None
     max_output_tokens: int | None = None
     tools: frozenset[str] | None = None
+    said: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class FakeState:
     modes: list[Mode] = field(default_factory=list)
     heard: list[np.ndarray] = field(default_factory=list)
     truncations: list[int] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)
+    script: list[str] | None = None  # what the next reply has to say
     reply_step: int = 0
     listened: int = 0
     broken: bool = False
@@ -82,7 +84,7 @@ class FakeEngine:
         if pcm is None or pcm.shape != (FRAME,) or pcm.dtype != np.float32:
             raise ValueError("expected float32 [1920]")
         if mode is Mode.LISTEN:
-            state.reply_step = 0
+            state.reply_step, state.script = 0, None
             state.heard.append(pcm)
             state.listened += 1
             text = f" w{state.listened}" if state.listened % 5 == 1 else ""
@@ -92,19 +94,32 @@ class FakeEngine:
     def truncate_reply(self, state: object, heard_frames: int) -> None:
         assert isinstance(state, FakeState)
         state.truncations.append(heard_frames)
+        state.reply_step, state.script = 0, None
+
+    def pieces(self, text: str) -> list[int]:
+        if not text.split():
+            raise ValueError(f"nothing in {text!r} can be read")
+        return list(range(len(text.split())))
+
+    def read(self, text: str, state: object, say: bool) -> None:
+        assert isinstance(state, FakeState)
+        self.threads.add(threading.get_ident())
+        state.read.append(text)
+        state.script = text.split() if say else None
         state.reply_step = 0
 
     def _speak(self, state: FakeState) -> StepOut:
         step = state.reply_step
         state.reply_step += 1
         text = ""
-        if step < len(self.words):
-            text = ("" if step == 0 else " ") + self.words[step]
+        words = self.words if state.script is None else state.script
+        if step < len(words):
+            text = ("" if step == 0 else " ") + words[step]
         frame = step - self.lead_steps
         pcm = tone(FRAME, 220.0, frame * FRAME) if frame >= 0 else None
         done = frame == self.reply_frames - 1
         if done:
-            state.reply_step = 0
+            state.reply_step, state.script = 0, None
         return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done)
 
 
