@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.errors import ConfigError
 from agent.local import LocalConfig
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.session import SessionLimits
 from agent.telegraph import TelegraphConfig
 from agent.turn import TurnConfig

@@ -19,7 +19,8 @@ from agent.actions import ActingEmitter, Actions
 from agent.errors import InputError
 from agent.inbox import Finish, Forget, Hear, Respond
 from agent.metrics import SessionMetrics, TurnMetrics
-from agent.mind import Clock, Mind, ReplyConfig
+from agent.mind import Mind
+from agent.reply import Clock, ReplyConfig
 from agent.turn import Rules, TurnConfig, TurnTaker
 from agent.worker import Lane
 from streaming import realtime_events as events

@@ -24,13 +24,10 @@ def discovery(prefix: str, client_id: str, base: str, version: str, transcripts:
     Returns:
         Topic and payload.
     """
-    parts = _sensors(base) | _controls(base)
+    parts = _sensors(base) | _buttons(base) | _settings(base)
     if transcripts:
         parts["transcript"] = _transcript(base)
-    components = {
-        name: {"unique_id": f"{client_id}_{name}", "object_id": f"{client_id}_{name}", **part}
-        for name, part in parts.items()
-    }
+    components = {name: {"unique_id": f"{client_id}_{name}", **part} for name, part in parts.items()}
     if not transcripts:
         components["transcript"] = {"platform": "sensor"}  # takes away one that was there before
     body = {
@@ -96,7 +93,7 @@ def _transcript(base: str) -> Json:
     }
 
 
-def _controls(base: str) -> dict[str, Json]:
+def _buttons(base: str) -> dict[str, Json]:
     return {
         "interrupt": {
             "platform": "button",
@@ -126,6 +123,11 @@ def _controls(base: str) -> dict[str, Json]:
             "command_topic": f"{base}/command/say",
             "command_template": '{"text": {{ value | tojson }} }',
         },
+    }
+
+
+def _settings(base: str) -> dict[str, Json]:
+    return {
         "volume": {
             "platform": "number",
             "name": "Volume",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import InputError
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.telegraph import LOCAL, Telegraph
 from agent.turn import TurnConfig
 from agent.worker import Worker

@@ -9,54 +9,20 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from agent.inbox import Finish, Forget, Hear, Item, Respond
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
+from agent.reply import Clock, Reply, ReplyConfig
 from agent.worker import Lane
 from models.runtime import Mode, StepOut
 from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ
 
-Clock = Callable[[], float]
-
 _SETTLE_STEPS = 16  # SPEAK steps after which no more of the user's words come
 _SETTLE_WAIT_S = 0.3  # a reply that is asked for by then still completes the transcript
-
-
-class ReplyConfig(BaseModel):
-    """How replies are given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_lead_ms: int | None = Field(2_000, ge=80)
-    """Audio that may be ahead of the listener over a socket; null without limit."""
-    take_back_ms: int = Field(1_000, ge=0)
-    """A reply of which less than this was heard when the user speaks again came too early: it is forgotten, and what
-    the user says goes on with the turn before it."""
-    max_reply_s: float = Field(60.0, gt=0.0)
-    """A reply that is not done by then is ended."""
-    inbox_frames: int = Field(8, ge=1)
-    """Frames that may wait for the model; a sender that is faster is made to wait."""
-    held_frames: int = Field(750, ge=1)
-    """Frames of speech kept while a reply may not be interrupted; later ones are dropped and counted."""
-
-
-@dataclass(slots=True)
-class _Reply:
-    number: int
-    generation: int
-    turn: int
-    options: events.CreateResponse
-    pacer: Pacer
-    input_frames: int
-    begun: bool = False  # the engine knows of it
-    steps: int = 0
-    texts: int = 0
 
 
 class Mind:
@@ -96,11 +62,11 @@ class Mind:
         self._wake = asyncio.Event()
         self._space = asyncio.Event()
         self._busy = False
-        self._reply: _Reply | None = None
+        self._reply: Reply | None = None
         self._reply_number = 0
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
         self._unheard: int | None = None  # frames heard of an interrupted reply, until the engine knows
-        self._latest: _Reply | None = None  # once made, until the user is listened to
+        self._latest: Reply | None = None  # once made, until the user is listened to
         self._kept_frames = 0  # of the latest reply, in the engine's memory; 0 once the user was listened to
         self._open_turn: int | None = None  # its transcript is not complete
         self._settle_at: float | None = None
@@ -157,7 +123,7 @@ class Mind:
         self._emit(events.ReplyTakenBack())
         self._wake.set()
 
-    def _is_premature(self, reply: _Reply) -> bool:
+    def _is_premature(self, reply: Reply) -> bool:
         heard_s = reply.pacer.heard_frames(self._clock()) * self._frame_s
         return not reply.options.text_only and heard_s * 1000.0 < self._config.take_back_ms
 
@@ -291,7 +257,7 @@ class Mind:
         lead_ms = self._config.max_lead_ms
         pacer = Pacer(self._frame_s, None if lead_ms is None else lead_ms / 1000.0)
         number = self._reply_number
-        self._reply = _Reply(number, item.generation, item.turn, item.options, pacer, self._input_frames)
+        self._reply = Reply(number, item.generation, item.turn, item.options, pacer, self._input_frames)
         self._input_frames = 0
         self._metrics.replies += 1
         self._mark("decision_to_reply_ms")
@@ -309,7 +275,7 @@ class Mind:
         if generation != self._lane.generation:
             await self._lane.truncate_reply(0)  # interrupted before the first of them
 
-    async def _speak(self, reply: _Reply) -> None:
+    async def _speak(self, reply: Reply) -> None:
         reply.begun = True
         out = await self._lane.step(None, Mode.SPEAK)
         if reply.generation != self._lane.generation:
@@ -330,13 +296,13 @@ class Mind:
         elif self._used_up(reply):
             self._end(reply, "incomplete", "max_output_tokens")
 
-    def _used_up(self, reply: _Reply) -> bool:
+    def _used_up(self, reply: Reply) -> bool:
         limit = reply.options.max_output_tokens
         if limit is not None and reply.texts + reply.pacer.frames >= limit:
             return True
         return reply.steps * self._frame_s >= self._config.max_reply_s
 
-    def _send_audio(self, reply: _Reply, pcm: np.ndarray) -> None:
+    def _send_audio(self, reply: Reply, pcm: np.ndarray) -> None:
         if reply.options.text_only:
             return
         self._mark("decision_to_audio_ms")
@@ -346,7 +312,7 @@ class Mind:
         self._metrics.frames_spoken += 1
         self._emit(events.ReplyAudio(pcm if self.volume == 1.0 else pcm * np.float32(self.volume)))
 
-    def _end(self, reply: _Reply, status: events.ResponseStatus, reason: str | None) -> None:
+    def _end(self, reply: Reply, status: events.ResponseStatus, reason: str | None) -> None:
         if status != "completed":
             self._unheard = reply.pacer.frames
         self._close(status, reason)

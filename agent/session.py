@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.telegraph import Telegraph
 from agent.turn import TurnConfig
 from agent.worker import Worker

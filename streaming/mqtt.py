@@ -15,6 +15,7 @@ import json
 import logging
 import random
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -203,6 +204,7 @@ class MqttLink:
             keepalive=_KEEPALIVE_S,
             timeout=_ANSWER_S,
             tls_context=self._tls,
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             queue_type=cast(Any, partial(_Commands, self)),
             max_queued_incoming_messages=_MAX_WAITING_COMMANDS,
         )

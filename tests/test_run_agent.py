@@ -15,7 +15,7 @@ import soundfile
 
 import run_agent
 from agent.local import answer, spoken_part
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.runtime import Engine

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agent.conversation import Conversation
-from agent.mind import ReplyConfig
+from agent.reply import ReplyConfig
 from agent.session import Session, SessionLimits
 from agent.turn import Cancel, TurnConfig
 from agent.worker import Worker
