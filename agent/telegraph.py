@@ -10,7 +10,7 @@ Payloads are JSON objects, but for ``availability``; ``at`` is UTC. Below the ba
 | link | 1 | yes | connections, and what was waiting and dropped, when this one was made |
 | action | 1 | no | what a reply did: ``name``, ``arguments``, ``conversation``, and an ``id`` to know a repetition by |
 | transcript | 1 | no | ``role`` (user, agent), ``text``, ``conversation``; only with ``mqtt.transcripts`` |
-| metrics | 0 | no | the latency of a turn in its parts, and how it ended |
+| metrics | 0 | no | a turn as in :class:`agent.metrics.TurnMetrics` |
 | command/NAME | 1 | | commands, see :mod:`agent.telegrams` |
 | reply | 1 | no | ``command``, its ``id``, ``ok``; ``conversations``, or ``error`` (``code``, ``message``, ``param``) |
 
@@ -171,15 +171,13 @@ class Telegraph:
             self._publish("transcript", line, {"role": role, "text": text.strip(), **more})
 
     def _publish_metrics(self, line: "_Line") -> None:
-        turns = line.conversation.metrics.turns
-        if not turns or turns[-1].status is None or turns[-1].turn <= line.told:
-            return
-        record = turns[-1]
-        line.told = record.turn
-        body = asdict(record) | {"speech_end_to_audio_ms": record.speech_end_to_audio_ms}
-        del body["decided_at"]  # on a clock that nobody else has
-        rounded = {key: round(value, 1) if isinstance(value, float) else value for key, value in body.items()}
-        self._publish("metrics", line, rounded, qos=0, rank=Rank.LOW)
+        for record in line.conversation.metrics.turns:
+            if record.turn > line.told and record.status is not None:
+                line.told = record.turn
+                body = asdict(record) | {"speech_end_to_audio_ms": record.speech_end_to_audio_ms}
+                del body["decided_at"]  # on a clock that nobody else has
+                rounded = {key: round(value, 1) if isinstance(value, float) else value for key, value in body.items()}
+                self._publish("metrics", line, rounded, qos=0, rank=Rank.LOW)
 
     def _publish(self, topic: str, line: "_Line", body: Json, qos: int = 1, rank: Rank = Rank.NORMAL) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")

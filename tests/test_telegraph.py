@@ -97,11 +97,19 @@ def client_of(daemon: Daemon) -> connect:
 
 
 class WaitingEngine(FakeEngine):
-    """An engine that speaks only when it is let."""
+    """An engine that speaks, and reads, only when it is let."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.may_speak = threading.Event()
+        self.may_speak, self.may_read = threading.Event(), threading.Event()
+        self.may_read.set()
+        self.reading = False
+
+    def read(self, text: str, state: object, say: bool) -> None:
+        """Wait in the model thread before reading."""
+        self.reading = not self.may_read.is_set()
+        assert self.may_read.wait(timeout=30.0), "nobody let the engine read"
+        super().read(text, state, say)
 
     def step(self, pcm: Any, state: Any, mode: Mode) -> StepOut:
         """Wait in the model thread before speaking."""
@@ -161,6 +169,22 @@ async def test_orders_arrive_as_json(tmp_path: Path, shipped_models: Path) -> No
         await at.says(spoken_turn())
         assert (await at.ear.next_body("repartee/metrics", 1))["turn"] == 2
         assert not at.ear.payloads("repartee/transcript")
+
+
+async def test_a_turn_that_ends_before_the_reply_to_the_one_before(tmp_path: Path) -> None:
+    """Each turn's latency is told once, in order, also when the next turn is known already."""
+    async with house(tmp_path, FakeEngine(reply_frames=35)) as at:
+        patient = {"type": "realtime", "audio": {"input": {"turn_detection": {"interrupt_response": False}}}}
+        await at.client.send(json.dumps({"type": "session.update", "session": patient}))
+        await at.says(spoken_turn())
+        await at.gets("response.output_audio.delta")
+        await at.says(spoken_turn())
+        await at.gets("input_audio_buffer.committed")
+        assert "response.done" not in [message["type"] for message in at.received]
+        for _ in range(2):
+            await at.gets("response.done")
+        await at.ear.next_body("repartee/metrics", 1)
+        assert [body["turn"] for body in at.ear.bodies("repartee/metrics")] == [1, 2]
 
 
 async def test_transcripts_of_both_sides_when_asked_for(tmp_path: Path) -> None:
@@ -227,7 +251,7 @@ async def test_say_is_refused_while_somebody_speaks(tmp_path: Path) -> None:
 
 
 async def test_what_was_to_be_said_and_was_not_is_forgotten(tmp_path: Path) -> None:
-    """Words that were interrupted, also before the first of them, do not come with the next reply."""
+    """Words that were interrupted, also while the model still read them, do not come with the next reply."""
     engine = WaitingEngine(reply_frames=5)
     async with house(tmp_path, engine) as at:
         await at.ear.command("say", {"text": "never heard"})
@@ -235,8 +259,13 @@ async def test_what_was_to_be_said_and_was_not_is_forgotten(tmp_path: Path) -> N
         assert (await at.ear.command("interrupt"))["conversations"] == [at.name]
         engine.may_speak.set()
         assert (await at.gets("response.done"))["response"]["status"] == "cancelled"
-        await eventually(lambda: engine.states[0].script is None)
-        await at.says(spoken_turn())
+        engine.may_read.clear()
+        await at.ear.command("say", {"text": "never begun"})
+        await eventually(lambda: engine.reading)
+        assert (await at.ear.command("interrupt"))["conversations"] == [at.name]
+        await at.client.send('{"type": "response.create"}')
+        await eventually(lambda: next(iter(at.daemon.sessions)).conversation.speaking)
+        engine.may_read.set()
         done = await at.gets("response.done")
         assert done["response"]["output"][0]["content"][0]["transcript"] == "sure one latte coming"
 
