@@ -225,6 +225,12 @@ async def test_say_is_said_and_does_nothing_else(tmp_path: Path, shipped_models:
         await at.ear.next_body("repartee/metrics")
         assert not at.ear.payloads("repartee/action")
         assert at.ear.bodies("repartee/metrics")[0]["turn"] == 1
+        await at.state("idle")
+        engine.reply_frames = 9
+        assert (await at.ear.command("say", {"text": words}))["ok"]
+        await at.gets("response.done")
+        (turn,) = next(iter(at.daemon.sessions)).conversation.metrics.turns
+        assert turn.reply_frames == 6  # it is no answer to that turn
 
 
 async def test_say_is_refused_while_somebody_speaks(tmp_path: Path) -> None:
