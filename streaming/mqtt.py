@@ -13,12 +13,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import re
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -173,17 +174,36 @@ class MqttLink:
                         await self._leaving.wait()
 
     async def _connect(self) -> None:
-        async with self._client() as client:
+        async with self._connection() as client:
+            await self._subscribe(client)
+            self._welcome()
+            async with asyncio.TaskGroup() as tasks:
+                receiving = tasks.create_task(self._receive(client), name="mqtt receive")
+                await self._send(client)
+                receiving.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """A client from its welcome to its goodbye.
+
+        The deadlines are ours: aiomqtt's use ``asyncio.wait_for``, which in Python 3.11 swallows a cancellation that
+        comes together with what is waited for.
+        """
+        client = self._client()
+        async with asyncio.timeout(_ANSWER_S):
+            await client.__aenter__()
+        try:
+            yield client
+        finally:
             try:
-                await self._subscribe(client)
-                self._welcome()
-                async with asyncio.TaskGroup() as tasks:
-                    receiving = tasks.create_task(self._receive(client), name="mqtt receive")
-                    await self._send(client)
-                    receiving.cancel()
+                await self._briefly(client.publish(self.topic("availability"), "offline", 1, retain=True))
             finally:
-                with contextlib.suppress(self._aiomqtt.MqttError):
-                    await client.publish(self.topic("availability"), "offline", 1, retain=True, timeout=_GOODBYE_S)
+                await self._briefly(client.__aexit__(None, None, None))
+
+    async def _briefly(self, farewell: Awaitable[None]) -> None:
+        with contextlib.suppress(self._aiomqtt.MqttError, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await farewell
 
     def _client(self) -> Any:
         from paho.mqtt.packettypes import PacketTypes
@@ -202,7 +222,7 @@ class MqttLink:
             properties=properties,
             will=self._aiomqtt.Will(self.topic("availability"), "offline", 1, retain=True),
             keepalive=_KEEPALIVE_S,
-            timeout=_ANSWER_S,
+            timeout=math.inf,
             tls_context=self._tls,
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             queue_type=cast(Any, partial(_Commands, self)),
@@ -211,7 +231,9 @@ class MqttLink:
 
     async def _subscribe(self, client: Any) -> None:
         commands = self.topic("command/+")
-        for code in await client.subscribe(commands, qos=1):
+        async with asyncio.timeout(_ANSWER_S):
+            codes = await client.subscribe(commands, qos=1)
+        for code in codes:
             if getattr(code, "is_failure", False):
                 logger.warning("the MQTT broker does not let us read %s (%s): commands will not arrive", commands, code)
 
@@ -232,7 +254,8 @@ class MqttLink:
         while True:
             self._wake.clear()
             while (letter := self._outbox.first()) is not None:
-                await client.publish(letter.topic, letter.payload, letter.qos, retain=letter.retain)
+                async with asyncio.timeout(_ANSWER_S):
+                    await client.publish(letter.topic, letter.payload, letter.qos, retain=letter.retain)
                 self._outbox.arrived(letter)
             if self._leaving.is_set():
                 return
@@ -262,7 +285,7 @@ def _reason(group: BaseExceptionGroup[Any]) -> str:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error.__cause__ or error)
+    return str(error.__cause__ or error) or "no answer"
 
 
 def _read_password(path: Path | None) -> str | None:

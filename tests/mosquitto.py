@@ -64,10 +64,12 @@ class Broker:
         self._process.send_signal(signal.SIGUSR1)
         await eventually((self._folder / "mosquitto.db").exists)
 
-    def freeze(self) -> None:
+    async def freeze(self) -> None:
         """Let it answer nothing any more, while everybody stays connected."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        status = Path(f"/proc/{self._process.pid}/stat")
+        await eventually(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
 
     async def kill(self) -> None:
         """End it at once, with nothing written down."""
@@ -154,6 +156,6 @@ async def listening(broker: Broker, **login: Any) -> AsyncIterator[Ear]:
         await eventually(lambda: ear.client is not None)
         yield ear
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        while not task.done():  # Python 3.11's wait_for, inside aiomqtt, may swallow a cancellation
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)

@@ -141,6 +141,32 @@ async def test_cancelling_says_offline_too(tmp_path: Path) -> None:
         await ear.until("repartee/availability", "offline")
 
 
+async def test_a_cancellation_that_comes_with_a_confirmation(tmp_path: Path) -> None:
+    """Python 3.11's wait_for takes what it waited for and forgets that it was cancelled; the link does not."""
+    async with running_broker(tmp_path) as broker, listening(broker) as ear:
+        link = MqttLink(MqttConfig(host="127.0.0.1", port=broker.port), lambda *_: None)
+        make_client = link._client
+
+        def client() -> Any:
+            made = make_client()
+            confirmed = made._client.on_publish
+
+            def confirm_and_cancel(*about: Any) -> None:
+                confirmed(*about)
+                made._client.on_publish = confirmed
+                task.cancel()
+
+            made._client.on_publish = confirm_and_cancel
+            return made
+
+        link._client = client  # type: ignore[method-assign]
+        task = asyncio.create_task(link.run())
+        async with asyncio.timeout(10.0):
+            await asyncio.wait({task})
+        assert task.cancelled()
+        await ear.until("repartee/availability", "offline")
+
+
 async def test_a_broker_that_comes_late(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What was published before there was a broker arrives; its absence is one line of the log, not many."""
     caplog.set_level(logging.INFO)
@@ -190,8 +216,8 @@ async def test_what_was_in_flight_is_sent_again(tmp_path: Path) -> None:
     async with running_broker(tmp_path) as broker, listening(broker) as ear:
         await broker.save()
         async with linked(broker) as (link, _):
-            await ear.until("repartee/availability", "online")
-            broker.freeze()
+            await eventually(lambda: link.connections == 1 and link.counters["waiting"] == 0)
+            await broker.freeze()
             link.publish("action", "1")
             link.publish("action", "2")
             await asyncio.sleep(0.1)  # the first one leaves
@@ -206,8 +232,8 @@ async def test_leaving_a_broker_that_does_not_answer(tmp_path: Path) -> None:
     async with running_broker(tmp_path) as broker:
         link = MqttLink(MqttConfig(host="127.0.0.1", port=broker.port), lambda *_: None)
         task = asyncio.create_task(link.run())
-        await eventually(lambda: link.counters["waiting"] == 0)
-        broker.freeze()
+        await eventually(lambda: link.connections == 1 and link.counters["waiting"] == 0)
+        await broker.freeze()
         link.publish("action", "1")
         link.leave()
         await asyncio.sleep(0.1)
