@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
 
 APT_RUN := libportaudio2
-APT_TRAIN := espeak-ng flite festival festvox-us-slt-hts
+APT_TRAIN := espeak-ng flite festival festvox-us-slt-hts mosquitto openssl
 APT_BROWSER := chromium
 APT_GET := DEBIAN_FRONTEND=noninteractive apt-get
 

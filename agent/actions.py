@@ -5,6 +5,7 @@
   when all of its words had been written: the user has not heard them. What is done is done: the action of a reply that
   is truncated after its end is not taken back. Only what is known of the order is, when the reply came too early.
 - What is known of the order follows the model's memory: a reply that is recalled counts again, and does nothing.
+- Words that were put into the agent's mouth are announced, not meant: they do nothing.
 """
 
 from collections.abc import Callable
@@ -70,7 +71,7 @@ class ActingEmitter:
         self._tracker = Tracker(replies)
         self._emit = emit
         self._text = ""
-        self._apart = False
+        self._apart = self._said = False
         self._before = self._tracker.state  # the latest reply
 
     def __call__(self, event: events.Event) -> None:
@@ -78,11 +79,12 @@ class ActingEmitter:
         match event:
             case events.ReplyStarted():
                 self._text, self._apart = "", event.options.apart
+                self._said = event.options.say is not None
             case events.ReplyText():
                 self._text += event.text
             case events.ReplyDone():
                 self._before = self._tracker.state
-                if event.status == "completed":
+                if event.status == "completed" and not self._said:
                     taken = tuple(events.Action(**action) for action in self._tracker.take(self._text))
                     event = replace(event, actions=taken)
                 if self._apart:

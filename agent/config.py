@@ -16,6 +16,7 @@ from agent.limits import SessionLimits
 from agent.local import LocalConfig
 from agent.recording import RecordingConfig
 from agent.reply import ReplyConfig
+from agent.telegraph import TelegraphConfig
 from agent.turn import TurnConfig
 from streaming.admission import weak_token
 from streaming.audio_io import AudioConfig
@@ -38,6 +39,7 @@ class AgentConfig(BaseModel):
     audio: AudioConfig = AudioConfig()
     local: LocalConfig = LocalConfig()
     recording: RecordingConfig = RecordingConfig()
+    mqtt: TelegraphConfig = TelegraphConfig()
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> AgentConfig:

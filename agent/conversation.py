@@ -8,25 +8,29 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from agent import turn_events as turn
 from agent.actions import ActingEmitter, Actions
+from agent.detection import Detection
+from agent.errors import InputError
 from agent.inbox import Add, Finish, Forget, Hear, Item, Overhear, Recollect, Respond
 from agent.metrics import SessionMetrics, TurnMetrics
 from agent.mind import Mind
 from agent.reply import Clock, ReplyConfig
-from agent.turn import EAGERNESS, MODEL_OFF, TurnConfig, TurnTaker
-from agent.turn_events import Rules
+from agent.turn import TurnConfig, TurnTaker
 from agent.worker import Lane
 from streaming import realtime_events as events
-from streaming.frames import SAMPLE_RATE_HZ, Framer, ms_to_samples
-from streaming.realtime_config import ServerVad, SessionConfig, TurnDetection
+from streaming.frames import SAMPLE_RATE_HZ, Framer, whole_frames
+from streaming.realtime_config import Eagerness, SessionConfig
 from streaming.vad import SpeechStarted, Vad, VadConfig
 
-UNKNOWN = "…"  # how the model writes a word that it does not know
+ConversationState = Literal["idle", "listening", "thinking", "speaking"]
+
 MAX_HELD_S = 60.0  # push to talk: audio that may wait for its commit
 
 
@@ -58,25 +62,25 @@ class Conversation:
         metrics: SessionMetrics | None = None,
     ) -> None:
         self.metrics = metrics or SessionMetrics()
+        self.muted = False  # what the user says counts as silence
+        self.volume = 1.0  # of replies, as a factor
         self._lane = lane
-        self._emit = emit
+        self._listeners = [emit]
         self._clock = clock
-        self._vad_config = vad
+        self._detection = Detection(vad, turns)
         self._vad = Vad(vad)
         self._detect = True
         self._framer = Framer(lane.frame_size)
         self._now = 0  # samples received: the session's clock
-        self._turns = turns
         self._taker = TurnTaker(turns)
         self._turn_began = 0
-        self._idle_timeout: int | None = None  # samples
         self._idle_since: int | None = None
         self._defaults = events.CreateResponse()
         self._max_held = int(MAX_HELD_S * SAMPLE_RATE_HZ) // lane.frame_size
         self._listener_stops = listener_stops
         self._doubted: deque[tuple[np.ndarray, int]] = deque()  # frames; bound: doubt ends, see TurnConfig
         self._held: deque[np.ndarray] = deque()  # push to talk; bound: _max_held frames, then cleared and refused
-        speak = emit if actions is None else ActingEmitter(actions.replies, emit)
+        speak = self._emit if actions is None else ActingEmitter(actions.replies, self._emit)
         told = (self._model_heard, self._reply_ended, self._overheard)
         self._mind = Mind(lane, replies, speak, clock, self.metrics, *told, actions.prompts if actions else None)
 
@@ -84,11 +88,6 @@ class Conversation:
     def idle(self) -> bool:
         """Whether the agent has nothing to do or say."""
         return self._mind.idle and not self._taker.replying
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether the user's turn is over, answered, and the answer heard."""
-        return not (self._taker.listening or self._taker.replying) and self._mind.unheard_s <= 0.0
 
     @property
     def waiting(self) -> int:
@@ -99,6 +98,19 @@ class Conversation:
     def speaking(self) -> bool:
         """Whether a reply is wanted or being given."""
         return self._taker.replying
+
+    @property
+    def state(self) -> ConversationState:
+        """What is going on now, as the user would say; a reply that is held is still being spoken."""
+        if self._taker.listening:
+            return "listening"
+        if self._mind.sounding:
+            return "speaking"
+        return "thinking" if self._taker.replying else "idle"
+
+    def watch(self, watcher: Callable[[events.Event], None]) -> None:
+        """Let somebody else see every event as well, from now on; it must neither block nor raise."""
+        self._listeners.append(watcher)
 
     def is_stale(self, reply: int) -> bool:
         """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
@@ -129,7 +141,7 @@ class Conversation:
             case events.TruncateReply():
                 await self._hand_over(Forget(-(-command.heard_samples // self._lane.frame_size)))
             case events.HearItem():
-                await self._hear_item(command)
+                await self._hear_all(whole_frames(command.pcm, self._lane.frame_size), command.turn)
             case events.AddLine():
                 await self._hand_over(Add(command.line))
             case events.Recollect():
@@ -145,6 +157,7 @@ class Conversation:
     async def hear(self, pcm: np.ndarray) -> None:
         """Take microphone audio, float32 [n], 24 kHz mono, in chunks of any size; waits when the model is behind."""
         taken = 0
+        pcm = np.zeros_like(pcm) if self.muted else pcm
         while taken < len(pcm):  # in pieces that end with a frame, so that the chunks' sizes change nothing
             piece = pcm[taken : taken + self._lane.frame_size - self._framer.pending_samples]
             taken += len(piece)
@@ -156,6 +169,35 @@ class Conversation:
             for frame in self._framer.push(piece):
                 await self._take_frame(frame.pcm)
 
+    # --- from outside -------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Say a text, word for word.
+
+        Raises:
+            InputError: it cannot be read, or somebody is speaking; the message says which.
+        """
+        self._lane.check_text(text)
+        if self.state != "idle":
+            raise InputError(f"the {'user is' if self._taker.listening else 'agent is already'} speaking")
+        self._decide(turn.Create(replace(self._defaults, say=text)))
+
+    def interrupt(self) -> bool:
+        """Stop the reply that is wanted or being given; returns whether there was one."""
+        if not self._taker.replying:
+            return False
+        self._decide(turn.Cancel())
+        return True
+
+    def hush(self) -> None:
+        """The rest of a reply that is made, and only being played, will not be played."""
+        self._mind.hush()
+
+    def set_eagerness(self, eagerness: Eagerness) -> None:
+        """How soon a turn ends where the client has not chosen; "auto" and "medium": as the daemon is set."""
+        self._detection.be_eager(eagerness)
+        self._detect_as_asked()
+
     # --- listening ----------------------------------------------------------------------------------------------------
 
     def _detect_turns(self, pcm: np.ndarray) -> None:
@@ -166,7 +208,7 @@ class Conversation:
                 self._decide(event)
         if self._taker.listening or self._taker.doubting:
             self._decide(turn.Quiet(self._vad.silence_samples))
-        elif self._idle_timeout and (since := self._idle_since) is not None and self._now - since >= self._idle_timeout:
+        elif (since := self._idle_since) is not None and self._detection.timed_out(self._now - since):
             self._idle_since = None
             self._decide(turn.TimedOut(since))
 
@@ -208,40 +250,38 @@ class Conversation:
     async def _hear_held(self) -> None:
         if (rest := self._framer.flush()) is not None:
             self._held.append(rest.pcm)
-        while self._held:
-            await self._mind.room()
-            self._mind.put(Hear(self._held.popleft(), self._now, self._taker.turn, listen=True))
+        held, self._held = self._held, deque()
+        await self._hear_all(held, self._taker.turn)
 
-    async def _hear_item(self, item: events.HearItem) -> None:
-        framer = Framer(self._lane.frame_size)
-        frames = framer.push(item.pcm)
-        if (rest := framer.flush()) is not None:
-            frames.append(rest)
+    async def _hear_all(self, frames: Iterable[np.ndarray], number: int) -> None:
         for frame in frames:
             await self._mind.room()
-            self._mind.put(Hear(frame.pcm, self._now, item.turn, listen=True))
+            self._mind.put(Hear(frame, self._now, number, listen=True))
 
     def _configure(self, config: SessionConfig) -> None:
-        output = config.audio.output
-        self._defaults = events.CreateResponse(
-            config.text_only, config.max_tokens, format=output.format, speed=output.speed
-        )
-        detection = config.audio.input.turn_detection
-        idle_ms = detection.idle_timeout_ms if isinstance(detection, ServerVad) else None
-        self._idle_timeout = None if idle_ms is None else ms_to_samples(idle_ms)
-        if (detection is not None) != self._detect:
-            self._detect = detection is not None
+        out = config.audio.output
+        self._defaults = events.CreateResponse(config.text_only, config.max_tokens, format=out.format, speed=out.speed)
+        self._detection.ask(config.audio.input.turn_detection)
+        self._detect_as_asked()
+
+    def _detect_as_asked(self) -> None:
+        rules = self._detection.rules
+        if rules.detect != self._detect:
+            self._detect = rules.detect
             self._held.clear()
             self._framer.reset(self._now)
-        if detection is None:
-            self._decide(turn.SetRules(Rules(detect=False)))
-            return
-        detector, turns = detection_settings(self._vad_config, self._turns, detection)
-        self._vad.configure(detector)
-        self._taker.configure(turns)
-        self._decide(turn.SetRules(Rules(True, detection.create_response, detection.interrupt_response)))
+        if rules.detect:
+            self._vad.configure(self._detection.vad)
+            self._taker.configure(self._detection.turns)
+        self._decide(turn.SetRules(rules))
 
     # --- deciding -----------------------------------------------------------------------------------------------------
+
+    def _emit(self, event: events.Event) -> None:
+        if isinstance(event, events.ReplyAudio) and self.volume != 1.0:
+            event = events.ReplyAudio(event.pcm * np.float32(self.volume))
+        for listener in self._listeners:
+            listener(event)
 
     def _decide(self, event: turn.Event) -> None:
         self._act(self._taker.on(event, self._now))
@@ -250,13 +290,11 @@ class Conversation:
         self._decide(turn.EndOfTurn(probability, end))
 
     def _overheard(self, text: str, final: bool) -> None:
-        words = [word for word in text.split() if word != UNKNOWN]
-        asks = len(words) > 1 or not set(words).isdisjoint(self._turns.interrupting_words)
-        self._decide(turn.Overheard(asks, final))
+        self._decide(turn.Overheard(self._detection.asks_for_turn(text), final))
 
     def _reply_ended(self) -> None:
         self._decide(turn.ReplyEnded())
-        self._idle_since = self._now + round(self._mind.unplayed_s * SAMPLE_RATE_HZ)
+        self._idle_since = self._now + round(self._mind.unheard_s * SAMPLE_RATE_HZ)
 
     def _act(self, actions: list[turn.Action]) -> None:
         for action in actions:
@@ -298,9 +336,9 @@ class Conversation:
                     self._ask_for_reply(action)
 
     def _ask_for_reply(self, action: turn.Reply) -> None:
-        silent_frames = self._silent_frames(action.speech_end)
         options = action.options or self._defaults
-        self._mind.put(Respond(action.turn, self._lane.generation, silent_frames, options))
+        number = action.turn if options.say is None else 0  # words that were given answer no turn
+        self._mind.put(Respond(number, self._lane.generation, self._silent_frames(action.speech_end), options))
 
     def _silent_frames(self, speech_end: int | None) -> int:
         """Whole frames of silence that the model has been given since the end of speech."""
@@ -309,15 +347,3 @@ class Conversation:
 
     def _record_turn(self, number: int, by: turn.EndedBy, waited_ms: float) -> None:
         self.metrics.turn_ended(TurnMetrics(number, by, waited_ms, self._clock()))
-
-
-def detection_settings(vad: VadConfig, turns: TurnConfig, asked: TurnDetection) -> tuple[VadConfig, TurnConfig]:
-    """The daemon's settings as a client wants them: the detector alone, or the model with some eagerness."""
-    if isinstance(asked, ServerVad):
-        settings = asked.model_dump(include={"threshold", "prefix_padding_ms", "silence_duration_ms"})
-        return vad.model_copy(update=settings), turns.model_copy(update={"end_of_turn_threshold": MODEL_OFF})
-    if asked.eagerness not in EAGERNESS:
-        return vad, turns
-    threshold, silence_ms, any_silence_ms = EAGERNESS[asked.eagerness]
-    settings = {"end_of_turn_threshold": threshold, "end_of_turn_silence_ms": silence_ms}
-    return vad.model_copy(update={"silence_duration_ms": any_silence_ms}), turns.model_copy(update=settings)

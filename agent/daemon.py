@@ -16,6 +16,7 @@ from agent.errors import ServeError, StepError
 from agent.local import talk
 from agent.recording import Recording, check_directory
 from agent.session import Session
+from agent.telegraph import Telegraph
 from agent.telemetry import CONTENT_TYPE, Gauges, Telemetry
 from agent.worker import StepEngine, Worker
 from streaming.admission import is_loopback
@@ -39,6 +40,9 @@ class Daemon:
         started_at: ``time.monotonic()`` when the program began, for the readiness line.
         actions: what replies do; None when they only speak.
         token: what clients must bring; needed to listen beyond this machine.
+
+    Raises:
+        MqttUnavailable: the settings name a broker, but MQTT cannot be set up.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Daemon:
         self._config = config
         self._audio = audio
         self._actions = actions
+        self._telegraph = Telegraph(config.mqtt, self.drain, package_version()) if config.mqtt.host else None
         self._started_at = time.monotonic() if started_at is None else started_at
         self._token = token
         self._drain: asyncio.Event | None = None
@@ -93,6 +98,8 @@ class Daemon:
         check_directory(self._config.recording)
         with self._ended_by_signals() if signals else contextlib.nullcontext():
             async with Worker(self._engine, self._telemetry.step) as worker, contextlib.AsyncExitStack() as stack:
+                if self._telegraph is not None:  # first, so that it still tells how the sessions end
+                    await stack.enter_async_context(self._telegraph.running())
                 server = RealtimeServer(
                     config, lambda client: self._serve(client, worker), _health, self._figures, self._token
                 )
@@ -135,7 +142,7 @@ class Daemon:
         settings = (config.audio, config.vad, config.turn, config.reply, config.local)
         try:
             with self._telemetry.watch() as metrics:
-                await talk(worker, *settings, self._actions, metrics)
+                await talk(worker, *settings, self._actions, metrics, self._telegraph)
         except* AudioUnavailable as group:
             logger.warning("no local audio: %s Clients can still connect.", group.exceptions[0])
         except* StepError as group:
@@ -145,7 +152,9 @@ class Daemon:
         config = self._config
         settings = (config.vad, config.turn, config.reply, config.session)
         with self._telemetry.watch() as metrics:
-            session = Session(client, worker, *settings, actions=self._actions, metrics=metrics)
+            session = Session(
+                client, worker, *settings, actions=self._actions, metrics=metrics, telegraph=self._telegraph
+            )
             self.sessions.add(session)
             self._telemetry.opened += 1
             try:

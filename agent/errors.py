@@ -2,7 +2,8 @@
 
 AgentError
 ├── ConfigError      a configuration file or an override is wrong; the message names file and key
-├── InputError       what was given on the command line cannot be used
+├── InputError       what was given cannot be used: a text, a file
+├── CommandError     a command that came from outside is wrong; it changes nothing
 ├── ServeError       the server cannot start (port in use, bad host)
 ├── RecordingError   sessions cannot be recorded
 ├── StepError        the engine failed in one session; the session ends, the others go on
@@ -19,7 +20,22 @@ class ConfigError(AgentError):
 
 
 class InputError(AgentError):
-    """What was given on the command line cannot be used."""
+    """What was given cannot be used: a text, a file."""
+
+
+class CommandError(AgentError):
+    """A command that came from outside is wrong; it changes nothing.
+
+    Args:
+        code: the kind of fault, for programs.
+        message: one plain sentence.
+        param: the field that is at fault, None when it is the whole command.
+    """
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
 
 
 class ServeError(AgentError):

@@ -1,6 +1,7 @@
 """Talking without a socket: through microphone and speaker, or from one text or sound file into another."""
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from agent.conversation import Conversation
 from agent.errors import InputError
 from agent.metrics import SessionMetrics
 from agent.reply import ReplyConfig
+from agent.telegraph import LOCAL, Telegraph
 from agent.transcripts import Transcripts
 from agent.turn import TurnConfig
 from agent.worker import Worker
@@ -48,6 +50,7 @@ async def talk(
     local: LocalConfig,
     actions: Actions | None = None,
     metrics: SessionMetrics | None = None,
+    telegraph: Telegraph | None = None,
 ) -> None:
     """Talk through the local devices until cancelled, and count it in ``metrics``.
 
@@ -64,10 +67,12 @@ async def talk(
         conversation = Conversation(
             lane, speaker.take, vad, turns, replies, actions=actions, listener_stops=True, metrics=metrics
         )
+        joined = telegraph.joined(LOCAL, conversation, speaker.hush) if telegraph else contextlib.nullcontext()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
             listening = local.listen_while_speaking or audio.echo_cancellation
-            await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
+            with joined:
+                await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
 
 
 class _Speaker:
@@ -79,12 +84,16 @@ class _Speaker:
         self._transcripts = Transcripts()
         self._generation = 0
 
+    def hush(self) -> None:
+        """Play no more of what there is."""
+        self._generation += 1
+        self.playout.cancel(self._generation)
+
     def take(self, event: events.Event) -> None:
         self._transcripts.take(event)
         match event:
             case events.UserStarted():  # also when the reply is complete and its last second still plays
-                self._generation += 1
-                self.playout.cancel(self._generation)
+                self.hush()
             case events.ReplyHeld():
                 self.playout.hold()
             case events.ReplyResumed():
@@ -97,8 +106,7 @@ class _Speaker:
                 if event.status == "completed":
                     self.playout.end(self._generation)
                 else:
-                    self._generation += 1
-                    self.playout.cancel(self._generation)
+                    self.hush()
 
 
 # --- one text, one file -----------------------------------------------------------------------------------------------

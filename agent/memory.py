@@ -10,6 +10,7 @@ from agent.reply import Reply
 from agent.worker import Lane
 from models.runtime import Mode, StepOut
 from streaming import realtime_events as events
+from streaming.frames import whole_frames
 
 
 class Memory:
@@ -62,10 +63,7 @@ class Memory:
         """Hear a recording, read what the user typed, or remember what the agent said; what is too long is left out."""
         self.latest, self.kept_frames = None, 0
         if isinstance(said, np.ndarray):
-            frames = -(-len(said) // self._lane.frame_size)
-            padded = np.zeros((frames, self._lane.frame_size), np.float32)
-            padded.reshape(-1)[: len(said)] = said
-            for frame in padded:
+            for frame in whole_frames(said, self._lane.frame_size):
                 await self._listen(frame)
             self._tail_due = self.unanswered = True
             await self.hear_out()
@@ -113,8 +111,9 @@ class Memory:
     async def change(self, item: Recollect) -> None:
         """The past is another: at once, if only the latest reply has gone, else as soon as nobody is speaking."""
         if item.latest_reply and self.kept_frames and self.recollect is None:
+            given = self.latest is not None and self.latest.options.say is not None
             await self.forget_unheard(0)
-            self.unanswered = True
+            self.unanswered = self.unanswered or not given
         else:
             self.recollect = item
 
@@ -133,7 +132,11 @@ class Memory:
     # --- a reply ------------------------------------------------------------------------------------------------------
 
     async def prepare(self, options: events.CreateResponse, *, first: bool) -> None:
-        """Know what the next reply has to answer; ``first``: there was none before it."""
+        """Know what the next reply has to answer, or to say; ``first``: there was none before it."""
+        if options.say is not None:
+            self.latest, self.kept_frames = None, 0
+            await self._lane.read(options.say, say=True)
+            return  # it answers nothing
         unanswered = self.unanswered
         if options.context is not None:
             await self._lane.step_aside()
@@ -144,11 +147,22 @@ class Memory:
             await self._lane.recall(self._prompts.first if first else self._prompts.later)
         self.unanswered = unanswered and options.apart
 
-    def abandon(self, options: events.CreateResponse) -> None:
+    async def abandon(self, options: events.CreateResponse) -> None:
         """The reply that was prepared will not be given."""
+        if options.say is not None:
+            await self._lane.truncate_reply(0)  # nor will the next one be of its words
+            return
         self.unanswered = True
         if options.context is not None:
             self._lane.step_back()
+
+    def cut_short(self, reply: Reply, heard_frames: int) -> None:
+        """A reply was stopped, or the rest of its sound; what is written counts as heard, unless it was given."""
+        given, self.latest = reply.options.say is not None, None
+        if given or (reply.begun and not reply.options.text_only):
+            self.unheard = heard_frames
+        if not (given or reply.options.apart) and (not reply.begun or self.unheard == 0):
+            self.unanswered = True  # nothing of the answer was heard
 
     def close(self, reply: Reply) -> None:
         """A reply has ended: it is remembered, unless it was apart from the conversation."""

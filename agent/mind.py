@@ -78,6 +78,11 @@ class Mind:
         """Whether nothing waits or is being done, and no reply is being given."""
         return self._reply is None and not self._inbox and not self._busy
 
+    @property
+    def sounding(self) -> bool:
+        """Whether a reply is being heard, or is held after its beginning."""
+        return self.unheard_s > 0.0 or (self._reply is not None and self._reply.pacer.frames > 0)
+
     def is_stale(self, reply: int) -> bool:
         """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
         return reply in self._interrupted
@@ -138,12 +143,6 @@ class Mind:
         return not reply.options.text_only and heard_s * 1000.0 < self._config.take_back_ms
 
     @property
-    def unplayed_s(self) -> float:
-        """Seconds of the latest reply that the listener has not played yet."""
-        latest = self._memory.latest
-        return 0.0 if latest is None else latest.pacer.unplayed_s(self._clock())
-
-    @property
     def just_begun(self) -> bool:
         """Whether the reply, or the latest one, has hardly been heard, so that the user may be going on."""
         reply = self._reply or self._memory.latest
@@ -168,10 +167,7 @@ class Mind:
         self._wake.set()
         reply, memory = self._reply, self._memory
         if reply is not None:
-            if reply.begun and not reply.options.text_only:
-                memory.unheard = reply.heard_frames(self._clock())
-            if not reply.begun or memory.unheard == 0:
-                memory.unanswered = True  # nothing of the answer was heard
+            memory.cut_short(reply, reply.heard_frames(self._clock()))
             self._interrupted.append(reply.number)
             self._metrics.interrupted += 1
             self._close("cancelled", reason)
@@ -179,6 +175,12 @@ class Mind:
                 memory.latest = None  # it was not the user's next words that ended it
             elif not reply.options.apart and reply.begun and self._is_premature(reply):
                 self._take_back()
+
+    def hush(self) -> None:
+        """The rest of a reply that is made already will not be played."""
+        if self._reply is None and (latest := self._memory.latest) is not None:
+            self._memory.cut_short(latest, latest.heard_frames(self._clock()))
+            self._wake.set()
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -278,22 +280,21 @@ class Mind:
     async def _begin(self, item: Respond) -> None:
         await self._memory.hear_out(item.silent_frames, item.generation)
         self._settle_at = None
-        options = item.options
+        options, lead_ms = item.options, self._config.max_lead_ms
         if item.generation == self._lane.generation:
             await self._memory.prepare(options, first=self._reply_number == 0)
             if item.generation != self._lane.generation:
-                self._memory.abandon(options)
+                await self._memory.abandon(options)
         if item.generation != self._lane.generation:
             self._settle_at = self._clock() + _SETTLE_WAIT_S  # interrupted before it began
             return
         self._reply_number += 1
-        lead_ms = self._config.max_lead_ms
         pacer = Pacer(self._frame_s / options.speed, None if lead_ms is None else lead_ms / 1000.0)
-        number, used = self._reply_number, self._memory.take_usage()
-        self._reply = Reply(number, item.generation, item.turn, options, pacer, used)
+        used = self._memory.take_usage()
+        self._reply = Reply(self._reply_number, item.generation, item.turn, options, pacer, used)
         self._metrics.replies += 1
         self._metrics.mark(item.turn, "reply", self._clock())
-        self._emit(events.ReplyStarted(number, options))
+        self._emit(events.ReplyStarted(self._reply_number, options))
 
     async def _speak(self, reply: Reply) -> None:
         reply.begun = True
@@ -332,8 +333,8 @@ class Mind:
         self._emit(events.ReplyAudio(pcm))
 
     def _end(self, reply: Reply, status: events.ResponseStatus, reason: str | None) -> None:
-        if status != "completed" and not reply.options.text_only:
-            self._memory.unheard = reply.pacer.frames
+        if status != "completed":
+            self._memory.cut_short(reply, reply.pacer.frames)
         self._close(status, reason)
         self._on_reply_ended()
 

@@ -44,10 +44,6 @@ class Pacer:
         if self._ends_at is not None:
             self._ends_at = self._ends_at + waited_s if stopped else max(self._ends_at, now)
 
-    def unplayed_s(self, now: float) -> float:
-        """Seconds until the listener will have played everything."""
-        return 0.0 if self._ends_at is None else max(0.0, self._ends_at - now)
-
     def heard_frames(self, now: float) -> int:
         """Frames the listener can have heard by now, a begun one included."""
         if self._ends_at is None:

@@ -6,10 +6,12 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from agent.actions import Actions
@@ -18,6 +20,7 @@ from agent.errors import SlowReader, StepError
 from agent.limits import Allowance, SessionLimits
 from agent.metrics import SessionMetrics
 from agent.reply import ReplyConfig
+from agent.telegraph import Telegraph
 from agent.transcripts import Transcripts
 from agent.turn import TurnConfig
 from agent.worker import Worker
@@ -57,6 +60,7 @@ class Session:
         clock: seconds, monotonic.
         actions: what replies do; None when they only speak.
         metrics: counters to fill; None for new ones.
+        telegraph: who is told over MQTT; None: nobody.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
         actions: Actions | None = None,
         metrics: SessionMetrics | None = None,
+        telegraph: Telegraph | None = None,
     ) -> None:
         self._client = client
         self._worker = worker
@@ -78,6 +83,7 @@ class Session:
         self._clock = clock
         self._actions = actions
         self._metrics = metrics or SessionMetrics()
+        self._telegraph = telegraph
         expires_at = int(time.time() + limits.lifetime_s)
         self._holds = client.query("holds") == "true"  # the client stops playing while a reply is held
         config = initial_config(client.query("model"), actions.tools if actions else [], client.preset)
@@ -114,7 +120,7 @@ class Session:
     @property
     def at_rest(self) -> bool:
         """Whether nothing is being said, or waits to be sent."""
-        return self._conversation is None or (self._conversation.at_rest and self._outgoing.empty())
+        return self._conversation is None or (self._conversation.state == "idle" and self._outgoing.empty())
 
     @property
     def waiting(self) -> dict[str, int]:
@@ -139,12 +145,13 @@ class Session:
                 lane, self._emit, *settings, self._clock, self._actions, self._holds, self._metrics
             )
             self._logger.info("session opened", extra={"fields": {"address": self._client.address}})
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._receive(), name="receive")
-                tasks.create_task(self._conversation.run(), name="think")
-                tasks.create_task(self._send(), name="send")
-                tasks.create_task(self._watch(), name="watch")
-                tasks.create_task(self._keep_time(began), name="keep time")
+            with self._joined(self._conversation):
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._receive(), name="receive")
+                    tasks.create_task(self._conversation.run(), name="think")
+                    tasks.create_task(self._send(), name="send")
+                    tasks.create_task(self._watch(), name="watch")
+                    tasks.create_task(self._keep_time(began), name="keep time")
         except* _Ended:
             pass
         except* _Over as group:
@@ -171,6 +178,11 @@ class Session:
             self._logger.info("session closed", extra={"fields": summary})
         if close is not None:
             await self._part(*close, last_words)
+
+    def _joined(self, conversation: Conversation) -> AbstractContextManager[None]:
+        if self._telegraph is None:
+            return contextlib.nullcontext()
+        return self._telegraph.joined(self._protocol.session_id, conversation)
 
     async def _receive(self) -> None:
         self._protocol.open()

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 
-from agent.errors import StepError
+from agent.errors import InputError, StepError
 from models.runtime import Mode, StepOut
 
 _WARM_UP_SPEAKS = 6  # text leads the audio: the decoder has its first turn after some steps
@@ -48,7 +48,7 @@ class StepEngine(Protocol):
         """What a text is made of; ValueError for one that cannot be read or recalled. Safe on any thread."""
 
     def read(self, text: str, state: Any, say: bool) -> int:
-        """Take what the user typed (``say`` false); returns the number of its pieces."""
+        """Take what the user typed, or what the next reply has to be (``say``); returns the number of its pieces."""
 
     def recall(self, text: str, state: Any) -> None:
         """Make the next reply this text."""
@@ -142,11 +142,22 @@ class Lane:
         self.generation += 1
         return self.generation
 
+    def check_text(self, text: str) -> None:
+        """See whether a text can be read and recalled.
+
+        Raises:
+            InputError: it cannot; the message says why.
+        """
+        try:
+            self._worker.check_text(text)
+        except ValueError as exc:
+            raise InputError(str(exc)) from exc
+
     def can_take(self, text: str) -> bool:
         """Whether a text can be read and recalled."""
         try:
-            self._worker.check_text(text)
-        except ValueError:
+            self.check_text(text)
+        except InputError:
             return False
         return True
 
@@ -182,13 +193,13 @@ class Lane:
         """
         return await self._alone("overhear", self._worker.engine.step, pcm, ear, Mode.LISTEN)
 
-    async def read(self, text: str) -> int:
-        """Take what the user typed; returns the number of its pieces.
+    async def read(self, text: str, *, say: bool = False) -> int:
+        """Take what the user typed, or what the next reply has to be; returns the number of its pieces.
 
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        return await self._alone("read", self._worker.engine.read, text, self._state, False)
+        return await self._alone("read", self._worker.engine.read, text, self._state, say)
 
     async def recall(self, text: str) -> None:
         """Make the next reply this text.

@@ -181,8 +181,13 @@ class Engine:
 
         Raises:
             ProsodyTagError: the text holds an unknown tag.
-            ValueError: nothing in the text can be read, or it is too long.
+            ValueError: nothing in the text can be read, it is too long, or the model cannot read.
         """
+        if not self._reads_text:
+            raise ValueError("this S2S model was exported before models could read text: export a newer one")
+        return self._cut(text)
+
+    def _cut(self, text: str) -> list[int]:
         tokens = self._tokenizer.encode(text)
         if not tokens:
             raise ValueError(f"nothing in {text[:80]!r} can be read: it needs printable ASCII characters")
@@ -193,10 +198,8 @@ class Engine:
     def read(self, text: str, state: State, say: bool) -> int:
         """Take typed text: what the user says (``say`` false), or what the next reply has to be, word for word.
 
-        Returns the number of its pieces. Raises what :meth:`pieces` does, and ValueError when the model cannot read.
+        Returns the number of its pieces. Raises what :meth:`pieces` does.
         """
-        if not self._reads_text:
-            raise ValueError("this S2S model was exported before models could read text: export a newer one")
         tokens = self.pieces(text.lower())
         self._write_note(state)
         inputs = state.step.inputs
@@ -213,7 +216,7 @@ class Engine:
 
     def recall(self, text: str, state: State) -> None:
         """Make the next reply this text, as if the model had wanted it. Raises what :meth:`pieces` does."""
-        state.script = deque(self.pieces(text))
+        state.script = deque(self._cut(text))
         state.waited, state.recalled, state.speaking = 0, True, False
 
     def aside(self, state: State) -> State:
@@ -311,6 +314,7 @@ class Engine:
             state: the session's.
             heard_frames: how many frames of the reply's audio were played; 0: as if there had been no reply.
         """
+        state.script = None
         end = state.reply_start + state.reply_steps
         if state.position != end + state.note_steps:
             return

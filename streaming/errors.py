@@ -4,7 +4,8 @@ StreamingError
 ├── AudioUnavailable    no PortAudio library, no device, or the device is busy
 ├── SoundFileError      a sound file cannot be read or written
 ├── TlsError            a certificate or its key cannot be used or made
-└── ServerUnavailable   a client cannot reach its server, or lost it
+├── ServerUnavailable   a client cannot reach its server, or lost it
+└── MqttUnavailable     MQTT is asked for but cannot be set up
 """
 
 from __future__ import annotations
@@ -28,3 +29,7 @@ class ServerUnavailable(StreamingError):
 
 class AudioUnavailable(StreamingError):
     """The microphone or the speaker cannot be used; ``str(error)`` is one plain sentence for the user."""
+
+
+class MqttUnavailable(StreamingError):
+    """MQTT is asked for but cannot be set up; ``str(error)`` is one plain sentence that names what is missing."""

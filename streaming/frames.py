@@ -59,6 +59,13 @@ class Frame:
         return self.start + len(self.pcm)
 
 
+def whole_frames(pcm: FloatArray, frame_size: int) -> FloatArray:
+    """A recording, float32 [samples], in frames [n, frame_size]; the last is filled up with zeros."""
+    frames = np.zeros((-(-len(pcm) // frame_size), frame_size), np.float32)
+    frames.reshape(-1)[: len(pcm)] = pcm
+    return frames
+
+
 class Framer:
     """Cuts chunks of any size into frames of `frame_size` samples; holds less than one frame."""
 

@@ -242,7 +242,8 @@ class RealtimeProtocol:
     def _open_response(self, start: events.ReplyStarted) -> None:
         assert self._response is None, "a reply began while another was open"
         kind = "output_text" if start.options.text_only else "output_audio"
-        item = Item(self._new_id("item"), "assistant", kind, status="in_progress")
+        given = start.options.say is not None
+        item = Item(self._new_id("item"), "assistant", kind, status="in_progress", given=given)
         apart = start.options.apart
         previous = None if apart else self._items.add(item)
         conversation_id = None if apart else self._conversation_id

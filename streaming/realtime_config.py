@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from streaming.realtime_audio import AudioFormat, PcmFormat
 
 Json = dict[str, Any]
+Eagerness = Literal["low", "medium", "high", "auto"]
 
 
 class RequestError(ValueError):
@@ -57,7 +58,7 @@ class SemanticVad(_Strict):
     """Turns end when the model says that the user has finished, soon or late; auto: as the daemon is set."""
 
     type: Literal["semantic_vad"] = "semantic_vad"
-    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    eagerness: Eagerness = "auto"
     create_response: bool = True
     interrupt_response: bool = True
 

@@ -108,7 +108,7 @@ class CreateResponse:
     ``metadata`` is echoed in the response; ``max_output_tokens`` None means no limit; ``tools`` are the names of those
     that this response may call, None for the session's; ``format`` and ``speed`` are the client's audio. ``apart``:
     the conversation does not remember this response; ``context`` is what it answers then, lines and audio (float32
-    [n]), None for the conversation.
+    [n]), None for the conversation. ``say`` is what the response has to be, word for word.
     """
 
     text_only: bool = False
@@ -120,6 +120,7 @@ class CreateResponse:
     speed: float = 1.0
     apart: bool = False
     context: tuple[Line | np.ndarray, ...] | None = None
+    say: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Item:
     samples: int = 0  # audio sent (assistant), 24 kHz
     pieces: list[tuple[int, str]] = field(default_factory=list)  # (samples sent before it, text)
     number: int = 0  # how many items were added before it
+    given: bool = False  # its words were put into the agent's mouth: they are not what it remembers
 
     def add_text(self, text: str) -> None:
         """Append newly written words."""
@@ -133,7 +134,7 @@ class ItemList:
     def lines(self, added: int) -> tuple[Line, ...]:
         """What was said last, oldest first; at most ``MAX_LINES``. Of what was typed, the first ``added`` items."""
         items = (item for item in reversed(self._items.values()) if item.number < added or item.parts is None)
-        said = (item.line for item in items if item.status != "in_progress")
+        said = (item.line for item in items if item.status != "in_progress" and not item.given)
         return tuple(islice((line for line in said if line is not None), MAX_LINES))[::-1]
 
     def is_last_line(self, item: Item) -> bool:

@@ -1,4 +1,4 @@
-"""Fakes shared by tests: an engine with a scripted reply, and synthetic audio."""
+"""Fakes shared by tests: an engine with a scripted reply, a client, sound devices, and synthetic audio."""
 
 import asyncio
 import base64
@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from models.runtime import Mode, StepOut
+from streaming.audio_io import DeviceLost
+from streaming.playout import Playout
 from streaming.resample import float_to_pcm16
+from streaming.ring import Chunk
 
 SAMPLE_RATE = 24_000
 FRAME = 1_920
+BLOCK = 240  # 10 ms
 
 
 @dataclass
@@ -90,7 +94,7 @@ class FakeEngine:
         if pcm is None or pcm.shape != (FRAME,) or pcm.dtype != np.float32:
             raise ValueError("expected float32 [1920]")
         if mode is Mode.LISTEN:
-            state.reply_step = 0
+            state.reply_step, state.script = 0, None
             state.heard.append(pcm)
             state.listened += 1
             word = self.understands_sounds if state.ear else state.listened % 5 == 1
@@ -101,7 +105,7 @@ class FakeEngine:
     def truncate_reply(self, state: object, heard_frames: int) -> None:
         assert isinstance(state, FakeState)
         state.truncations.append(heard_frames)
-        state.reply_step = 0
+        state.reply_step, state.script = 0, None
 
     def fork(self, state: object, heard_frames: int) -> FakeState:
         assert isinstance(state, FakeState)
@@ -109,15 +113,15 @@ class FakeEngine:
         return FakeState(ear=True)
 
     def pieces(self, text: str) -> list[int]:
-        if not text.isascii():
+        if not text.isascii() or not text.split():
             raise ValueError(f"nothing in {text!r} can be read")
         return [0] * len(text.split())
 
     def read(self, text: str, state: object, say: bool) -> int:
         assert isinstance(state, FakeState)
-        assert not say, "sessions read what the user types"
+        self.threads.add(threading.get_ident())
         state.read.append(text)
-        state.reply_step = 0
+        state.script, state.reply_step = text.split() if say else None, 0
         return len(self.pieces(text))
 
     def recall(self, text: str, state: object) -> None:
@@ -249,6 +253,45 @@ class FakeClient:
     def types(self) -> list[str]:
         """Types of everything that was sent, in order."""
         return [message["type"] for message in self.sent]
+
+
+class FakeDevices:
+    """A microphone that records what the test says and a speaker that plays at once."""
+
+    description = "nothing at all"
+    unplayed_samples = 0
+
+    def __init__(self) -> None:
+        self.played: list[np.ndarray] = []
+        self.lost: DeviceLost | None = None
+        self.wake: Callable[[], None] = lambda: None
+        self._recorded: list[np.ndarray] = []
+        self._position = 0
+
+    def record(self, pcm: np.ndarray) -> None:
+        self._recorded += [pcm[begin : begin + BLOCK] for begin in range(0, len(pcm), BLOCK)]
+        self.wake()
+
+    def read(self) -> Chunk | None:
+        if not self._recorded:
+            return None
+        pcm = self._recorded.pop(0)
+        self._position += len(pcm)
+        return Chunk(pcm, self._position - len(pcm))
+
+    def feed(self, playout: Playout) -> None:
+        if playout.buffered_samples:
+            self.played.append(playout.pull(playout.buffered_samples))
+
+    def poll(self, now_s: float) -> list[DeviceLost]:
+        lost, self.lost = self.lost, None
+        return [lost] if lost else []
+
+    def __enter__(self) -> "FakeDevices":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
 
 
 async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

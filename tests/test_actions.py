@@ -40,6 +40,18 @@ def test_a_complete_reply_acts(actions: Actions) -> None:
     assert seen[-1] == events.ReplyDone("completed", None, events.Usage(1, 2, 3), (LATTE,))
 
 
+def test_words_that_were_given_do_nothing(actions: Actions) -> None:
+    """An announcement is no order, and no part of the next one."""
+    seen: list[events.Event] = []
+    emitter = ActingEmitter(actions.replies, seen.append)
+    emitter(events.ReplyStarted(1, events.CreateResponse(say="Okay, a mocha.")))
+    emitter(events.ReplyText("Okay, a mocha. Anything else?"))
+    emitter(events.ReplyDone("completed"))
+    assert seen[-1] == events.ReplyDone("completed")
+    reply(emitter, "completed", "Okay, a latte. Anything else?")
+    assert seen[-1] == events.ReplyDone("completed", None, events.Usage(1, 2, 3), (LATTE,))
+
+
 @pytest.mark.parametrize("status", ["cancelled", "incomplete"])
 def test_an_interrupted_reply_does_nothing(actions: Actions, status: events.ResponseStatus) -> None:
     """Even with all its words written; and it leaves nothing behind for the next reply."""

@@ -17,51 +17,8 @@ from agent.worker import Worker
 from models.runtime import Mode
 from streaming.audio_io import AudioConfig, DeviceLost
 from streaming.errors import AudioUnavailable
-from streaming.playout import Playout
-from streaming.ring import Chunk
 from streaming.vad import VadConfig
-from tests.fakes import FakeEngine, eventually, silence, speech, spoken_turn
-
-BLOCK = 240  # 10 ms
-
-
-class FakeDevices:
-    """A microphone that records what the test says and a speaker that plays at once."""
-
-    description = "nothing at all"
-    unplayed_samples = 0
-
-    def __init__(self) -> None:
-        self.played: list[np.ndarray] = []
-        self.lost: DeviceLost | None = None
-        self.wake: Callable[[], None] = lambda: None
-        self._recorded: list[np.ndarray] = []
-        self._position = 0
-
-    def record(self, pcm: np.ndarray) -> None:
-        self._recorded += [pcm[begin : begin + BLOCK] for begin in range(0, len(pcm), BLOCK)]
-        self.wake()
-
-    def read(self) -> Chunk | None:
-        if not self._recorded:
-            return None
-        pcm = self._recorded.pop(0)
-        self._position += len(pcm)
-        return Chunk(pcm, self._position - len(pcm))
-
-    def feed(self, playout: Playout) -> None:
-        if playout.buffered_samples:
-            self.played.append(playout.pull(playout.buffered_samples))
-
-    def poll(self, now_s: float) -> list[DeviceLost]:
-        lost, self.lost = self.lost, None
-        return [lost] if lost else []
-
-    def __enter__(self) -> "FakeDevices":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
+from tests.fakes import FakeDevices, FakeEngine, eventually, silence, speech, spoken_turn
 
 
 @contextlib.asynccontextmanager

@@ -10,13 +10,14 @@ import pytest
 from agent.actions import ActingEmitter, load_actions
 from agent.inbox import Prompts
 from agent.memory import Memory
-from agent.reply import ReplyConfig
+from agent.pacing import Pacer
+from agent.reply import Reply, ReplyConfig
 from agent.worker import Worker
 from models.runtime import Mode
 from streaming import g711
 from streaming import realtime_events as events
 from streaming.resample import float_to_pcm16, resample
-from tests.fakes import FRAME, FakeClient, FakeClock, FakeEngine, FakeState, silence, speech, spoken_turn
+from tests.fakes import FRAME, FakeClient, FakeClock, FakeEngine, FakeState, eventually, silence, speech, spoken_turn
 from tests.test_session import serving, state_of, update
 
 Json = dict[str, Any]
@@ -113,6 +114,41 @@ async def test_a_deleted_line_is_forgotten() -> None:
         await answered(client, 2)
     assert past(engine).read == ["a mocha"]
     assert past(engine).said == [REPLY, REPLY]
+
+
+async def test_an_announcement_is_not_recalled() -> None:
+    """Words that were given are no reply of the agent's: they are not among what it is told anew."""
+    engine, client = FakeEngine(reply_frames=2), FakeClient()
+    async with serving(engine, client) as session:
+        line(client, "user", "a latte", item={"id": "first"})
+        await answered(client)
+        await eventually(lambda: session.conversation.state == "idle")
+        session.conversation.say("we close soon")
+        assert (await client.wait_for("response.done", 2))["response"]["status"] == "completed"
+        client.say("conversation.item.delete", item_id="first")
+        line(client, "user", "a mocha")
+        await answered(client, 3)
+    assert engine.states[0].said == [REPLY, "we close soon"]
+    assert past(engine).said == [REPLY, REPLY]
+
+
+async def test_an_announcement_answers_nothing() -> None:
+    """Said, broken off in writing or dropped before its first word: what was to be answered before still is."""
+    engine = FakeEngine(reply_frames=2)
+    options = events.CreateResponse(text_only=True, say="we close soon")
+    async with Worker(engine) as worker:
+        memory = Memory(await worker.open(), lambda event: None, Prompts("Welcome!", "And now?"))
+        for unanswered in (False, True):
+            memory.unanswered = unanswered
+            await memory.prepare(options, first=False)
+            assert state_of(engine).script == ["we", "close", "soon"]
+            await memory.abandon(options)
+            assert state_of(engine).script is None
+            await memory.prepare(options, first=False)
+            memory.cut_short(Reply(1, 0, 0, options, Pacer(0.08, None), events.Usage(), begun=True), 0)
+            await memory.settle()
+            assert state_of(engine).script is None
+            assert memory.unanswered is unanswered
 
 
 async def test_the_latest_reply_is_forgotten_at_once() -> None:

@@ -76,6 +76,15 @@ def test_an_input_that_is_no_sound(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "notes.wav" in sentence(capsys)
 
 
+def test_mqtt_that_cannot_be_set_up(
+    tmp_path: Path, fake_engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A setting that cannot be followed ends the start; only an absent broker does not."""
+    settings = ["mqtt.host=localhost", f"mqtt.password_file={tmp_path / 'secret'}"]
+    assert run_agent.main(["--no-audio", "--port", "0", *settings]) == 2
+    assert "secret cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
 def test_an_output_that_cannot_be_written(
     tmp_path: Path, fake_engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:

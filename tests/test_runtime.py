@@ -557,6 +557,22 @@ def test_text_is_said_word_for_word(engine: Engine) -> None:
     assert state.script is None
 
 
+@pytest.mark.parametrize("steps", [0, 1, LEAD + 2])
+def test_a_script_that_was_not_heard_is_forgotten(engine: Engine, steps: int) -> None:
+    """Interrupted, also before its first step, it is not what the next reply has to say."""
+    state = engine.new_state()
+    engine.read("a large latte", state, say=True)
+    _speak(engine, state, steps)
+    engine.truncate_reply(state, 0)
+    assert state.script is None
+    untold = engine.new_state()
+    replies = []
+    for one in (state, untold):
+        engine.step(np.zeros(engine.frame_size, np.float32), one, Mode.LISTEN)
+        replies.append("".join(out.text for out in _speak(engine, one, 20)).strip())
+    assert "a large latte" not in replies
+
+
 def test_typed_text_is_heard(engine: Engine) -> None:
     """What is read changes what comes next, and different words change it differently."""
     replies = []

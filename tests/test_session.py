@@ -169,9 +169,12 @@ async def test_a_cough_does_not_end_a_reply() -> None:
     async with serving(engine, client, ReplyConfig(max_lead_ms=160, take_back_ms=0)) as session:
         client.speak(spoken_turn())
         await client.wait_for("response.output_audio.delta", 8)
+        states: list[str] = []
+        session.conversation.watch(lambda event: states.append(session.conversation.state))
         client.speak(np.concatenate([speech(0.2), np.zeros(12_000, np.float32)]))
         done = await client.wait_for("response.done")
         metrics = session.conversation.metrics
+    assert set(states[:-1]) == {"speaking"}
     assert done["response"]["status"] == "completed"
     assert client.types().count("input_audio_buffer.speech_started") == 1
     assert client.types().count("response.output_audio.delta") == 40
