@@ -108,7 +108,7 @@ async def test_every_event_and_command_can_be_written(tmp_path: Path) -> None:
     (folder,) = inside(tmp_path)
     _, configured, heard, asked, done, refused = lines_of(folder)
     assert configured["config"]["audio"]["input"]["format"]["rate"] == 24_000
-    assert heard == {"second": heard["second"], "type": "hear_item"}
+    assert heard == {"second": heard["second"], "type": "hear_item", "turn": 0}
     assert asked["tools"] == ["a", "b"]
     assert done["actions"] == [{"name": "place_order", "arguments": {"items": [1]}}]
     assert refused["code"] == "code"

@@ -597,11 +597,11 @@ async def test_what_a_close_means(tmp_path: Path) -> None:
     async with modules(tmp_path) as page:
         address = "async (page) => (await import('/connection.js')).address(page)"
         assert await page.evaluate(address, {"protocol": "https:", "host": "a:1", "hash": "#token=s%20t"}) == {
-            "url": "wss://a:1/v1/realtime",
+            "url": "wss://a:1/v1/realtime?holds=true",
             "protocols": ["realtime", "openai-insecure-api-key.s t"],
         }
         assert await page.evaluate(address, {"protocol": "http:", "host": "a", "hash": ""}) == {
-            "url": "ws://a/v1/realtime",
+            "url": "ws://a/v1/realtime?holds=true",
             "protocols": ["realtime"],
         }
         explain = "async (close) => (await import('/connection.js')).explain(...close)"
