@@ -60,9 +60,9 @@ class TurnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    end_of_turn_threshold: float = Field(0.7, ge=0.0)
+    end_of_turn_threshold: float = Field(0.8, ge=0.0)
     """Probability from the model above which the user has finished; above 1 turns this off."""
-    end_of_turn_silence_ms: int = Field(280, ge=0, le=5_000)
+    end_of_turn_silence_ms: int = Field(200, ge=0, le=5_000)
     """Silence that must have been heard as well."""
     interrupt_after_ms: int = Field(1_500, ge=0, le=10_000)
     """Speech over a reply, after its detection, that interrupts it even if no word is understood; 0: any speech does.

@@ -175,13 +175,13 @@ def events_of(log: list[tuple[str, dict[str, Any]]], way: str, kind: str) -> lis
     return [event for direction, event in log if direction == way and event["type"] == kind]
 
 
-async def state(page: Page, *names: str, timeout_s: float = 15.0) -> None:
+async def state(page: Page, *names: str, timeout_s: float = 60.0) -> None:
     """Wait until the page is in one of these states."""
     states = ", ".join(f'body[data-state="{name}"]' for name in names)
     await page.locator(states).wait_for(timeout=timeout_s * 1000)
 
 
-async def says(page: Page, *texts: str, timeout_s: float = 15.0) -> None:
+async def says(page: Page, *texts: str, timeout_s: float = 60.0) -> None:
     """Wait until entry after entry of the transcript says this."""
     entries = page.locator("#transcript li p")
     try:
@@ -204,10 +204,10 @@ async def test_a_conversation_with_the_shipped_models(shipped_models: Path, tmp_
         log = sent_and_received(page)
         await page.goto(f"http://127.0.0.1:{daemon.port}/")
         await page.click("#talk")
-        await state(page, "speaking", timeout_s=30.0)
+        await state(page, "speaking", timeout_s=60.0)
         await page.locator("#level-agent:not([aria-valuenow='0'])").wait_for()  # sound comes out
         await state(page, "listening")
-        await state(page, "speaking", timeout_s=30.0)
+        await state(page, "speaking", timeout_s=60.0)
         await state(page, "listening")
         await says(
             page, "large latte with soy milk", "Okay, a large latte with soy milk", "that's", "So that is .*soy milk"
@@ -239,7 +239,7 @@ async def test_an_interruption_is_told_where_it_was_heard(tmp_path: Path) -> Non
         await page.goto(f"http://127.0.0.1:{daemon.port}/")
         await page.click("#talk")
         await state(page, "speaking")
-        await page.locator("#transcript .cut").wait_for(timeout=15_000)
+        await page.locator("#transcript .cut").wait_for(timeout=60_000)
         await eventually(lambda: bool(events_of(log, "received", "conversation.item.truncated")))
         (sent,) = events_of(log, "sent", "conversation.item.truncate")
         (told,) = events_of(log, "received", "conversation.item.truncated")
@@ -336,7 +336,7 @@ async def test_a_full_server_and_one_that_goes_and_comes_back(tmp_path: Path) ->
         await page.click("#retry")
         await page.locator("#notice", has_text="does not answer").wait_for()
         async with running_daemon(FakeEngine(), *settings, f"server.port={port}"):
-            await page.locator("#transcript .divider").wait_for(timeout=20_000)
+            await page.locator("#transcript .divider").wait_for(timeout=60_000)
             await page.locator("#notice").wait_for(state="hidden")
 
 
