@@ -2,11 +2,12 @@
 
 from agent.turn import EAGERNESS, MODEL_OFF, TurnConfig
 from agent.turn_events import Rules
+from models.tokenizer import UNKNOWN_WORD
 from streaming.frames import ms_to_samples
 from streaming.realtime_config import Eagerness, SemanticVad, ServerVad, TurnDetection
 from streaming.vad import VadConfig
 
-UNKNOWN = "…"  # how the model writes a word that it does not know
+_UNKNOWN = UNKNOWN_WORD.strip()
 
 
 class Detection:
@@ -46,7 +47,7 @@ class Detection:
 
     def asks_for_turn(self, text: str) -> bool:
         """Whether what is said over a reply is meant to end it."""
-        words = [word for word in text.split() if word != UNKNOWN]
+        words = [word for word in text.split() if word != _UNKNOWN]
         return len(words) > 1 or not set(words).isdisjoint(self.turns.interrupting_words)
 
 

@@ -137,8 +137,6 @@ class LiveProtocol:
         """Take one client message; answers and errors are queued, the rest is returned as commands."""
         event_id: str | None = None
         try:
-            if isinstance(message, bytes):
-                raise RequestError("invalid_message", "binary messages are not part of the protocol; send JSON text")
             body = read_object(message)
             event_id = body.get("event_id") if isinstance(body.get("event_id"), str) else None
             return self._dispatch(body, event_id)

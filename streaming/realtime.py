@@ -97,8 +97,6 @@ class RealtimeProtocol:
         """Take one client message; answers and errors are queued, the rest is returned as commands."""
         event_id: str | None = None
         try:
-            if isinstance(message, bytes):
-                raise RequestError("invalid_message", "binary messages are not part of the protocol; send JSON text")
             parsed = messages.parse_message(message)
             event_id = parsed.event_id
             return self._dispatch(parsed)

@@ -137,12 +137,14 @@ _MESSAGES: dict[str, type[ClientMessage]] = {
 }
 
 
-def read_object(message: str) -> Json:
+def read_object(message: str | bytes) -> Json:
     """The JSON object of a message, not too deep to be written back.
 
     Raises:
         RequestError: it is none.
     """
+    if isinstance(message, bytes):
+        raise RequestError("invalid_message", "binary messages are not part of the protocol; send JSON text")
     try:
         body = json.loads(message, parse_constant=_number, parse_float=_number)
     except (ValueError, RecursionError) as exc:
@@ -154,7 +156,7 @@ def read_object(message: str) -> Json:
     return body
 
 
-def parse_message(message: str) -> ClientMessage:
+def parse_message(message: str | bytes) -> ClientMessage:
     """Read one client message.
 
     Raises:

@@ -10,14 +10,11 @@ import pocketsphinx
 import soxr
 
 from training.phones import PHONES, SILENCE
+from training.tts import SAMPLE_RATE, Segment
 
-SAMPLE_RATE = 24000
 _RECOGNISER_RATE = 16000
 _FRAME_S = 0.01
 _MARGINS_S = (0.0, 0.25, 0.1, 0.4)  # silence around the speech: some sentences have a path only with or without it
-
-Segment = tuple[str, float, float]
-"""Name, start in seconds, end in seconds."""
 
 
 class AlignmentError(ValueError):

@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from agent.bench import loud_span
 from agent.config import AgentConfig
 from agent.errors import AgentError
 from agent.rehearsal import Rehearsal, RehearsalWorker
 from agent.worker import StepEngine
 from models.errors import ModelError
 from training.answers import write_report
-from training.endpoints import CHUNK
 from training.engine_pool import EnginePool, add_agent_arguments, agent_from, origin
 from training.evaluation_sets import find_noises
-from training.recordings import END_BELOW_PEAK_DB, SAMPLE_RATE_HZ, RecordingError, find_recordings, read_pcm
+from training.recordings import SAMPLE_RATE_HZ, RecordingError, find_recordings, read_pcm
 from training.scoring import Rate, percentile, rate
 from training.tts import TtsError, synthesise
 
@@ -63,12 +63,6 @@ class Outcome:
     silent_ms: float | None
 
 
-def onset(pcm: np.ndarray) -> int:
-    """First sample of the first 20 ms frame within 30 dB of the loudest one."""
-    power = np.square(pcm[: len(pcm) // CHUNK * CHUNK].astype(np.float64)).reshape(-1, CHUNK).mean(axis=1)
-    return int(np.flatnonzero(power >= power.max() * 10 ** (-END_BELOW_PEAK_DB / 10))[0]) * CHUNK if len(power) else 0
-
-
 def make(engine: StepEngine, config: AgentConfig, trial: Trial) -> Outcome:
     """Asks, waits for the reply, and makes the sound.
 
@@ -89,7 +83,7 @@ async def _make(
     async with RehearsalWorker(engine) as worker, Rehearsal(worker, config) as session:
         turn = await session.speak_over(question, pcm, AFTER_S)
     noticed = [*turn.holds, *turn.starts]
-    silent_ms = (min(noticed) - turn.began - onset(pcm)) * 1000 / SAMPLE_RATE_HZ if noticed else None
+    silent_ms = (min(noticed) - turn.began - loud_span(pcm)[0]) * 1000 / SAMPLE_RATE_HZ if noticed else None
     return Outcome(trial.kind, trial.name, bool(turn.starts), silent_ms)
 
 
