@@ -14,6 +14,11 @@ PlacedWord = tuple[list[int], float]
 """Ids of pieces and tokens, and the frame at which the first of them stands."""
 
 
+def spoken_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a word that is spoken, and of the tokens before it."""
+    return [piece.token for piece in tokenizer.spoken(text)]
+
+
 def reply_audio(track: np.ndarray, turn: AssistantTurn) -> tuple[np.ndarray, float]:
     """The reply cut so that it starts HEAD_S into its first frame; (audio of whole frames, start time on the track)."""
     start_s = (turn.start_s or 0.0) - HEAD_S
@@ -42,7 +47,7 @@ def spread_words(turn: AssistantTurn, tokenizer: Tokenizer, start_s: float, mark
         length = ((turn.end_s or 0.0) - (turn.start_s or 0.0)) / FRAME_S / max(len(texts), 1)
         words = [(word, index * length, (index + 1) * length) for index, word in enumerate(texts)]
     if not marked:
-        return [(tokenizer.encode(name), start) for name, start, _ in words]
+        return [(spoken_ids(tokenizer, name), start) for name, start, _ in words]
     plan = plan_delivery(marked)
     if len(plan) != len(words):
         raise ValueError(f"{marked!r} does not have the words {' '.join(name for name, _, _ in words)!r}")
@@ -51,6 +56,6 @@ def spread_words(turn: AssistantTurn, tokenizer: Tokenizer, start_s: float, mark
     for (name, start, end), marks in zip(words, place_marks(plan), strict=True):
         placed += [(tokenizer.encode(mark), before) for mark in marks if mark in PAUSES]
         ahead = [mark for mark in marks if mark not in PAUSES]
-        placed.append((tokenizer.encode("".join(ahead) + name), start - len(ahead)))
+        placed.append((spoken_ids(tokenizer, "".join(ahead) + name), start - len(ahead)))
         before = end
     return placed
