@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import soxr
+from tqdm import tqdm
 
 from agent.config import AgentConfig, ConfigError
 from agent.local import say
@@ -70,7 +71,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One spoken sentence, None where its words are unknown; the recogniser's errors in so many words."""
+    """One spoken sentence, None where its words are unknown; the recogniser's errors in so many words, if counted."""
 
     spoken: Spoken | None
     errors: int
@@ -147,8 +148,8 @@ def effect(pair: Pair, plain: Spoken, tagged: Spoken) -> tuple[bool, dict[str, f
     return (slope if token == GLIDES[0] else -slope) >= GLIDE_ST, {"semitones": slope, "leak": leak}
 
 
-def summary(pairs: Sequence[Pair], heard: dict[str, Heard]) -> dict[str, Any]:
-    """Figures of every token over its pairs; a pair without known words has failed."""
+def summary(pairs: Sequence[Pair], heard: dict[str, Heard], words: bool = True) -> dict[str, Any]:
+    """Figures of every token over its pairs; a pair without known words has failed. ``words``: word errors as well."""
     report: dict[str, Any] = {}
     for token in PROSODY_TOKENS:
         rows = []
@@ -162,6 +163,8 @@ def summary(pairs: Sequence[Pair], heard: dict[str, Heard]) -> dict[str, Any]:
                 row |= {"right": right, "aligned": True, **{name: round(v, 3) for name, v in figures.items()}}
             rows.append(row)
         report[token] = token_figures(token, rows) | {"pairs": rows}
+    if not words:
+        return report
     for name, texts in (("plain", {pair.text for pair in pairs}), ("tagged", {pair.marked for pair in pairs})):
         chosen = [heard[text] for text in sorted(texts)]
         figure = rate([one.errors for one in chosen], [one.words for one in chosen])
@@ -194,6 +197,8 @@ def to_lines(report: dict[str, Any]) -> list[str]:
         medians = ", ".join(f"{name} {value:g}" for name, value in row["median"].items())
         leak = f"; {row['leak_within']:.2f}" if "leak_within" in row else ""
         lines.append(f"{token:18s}{share:>26s}{row['must']:6.2f}{row['aligned']:8d}  {medians}{leak}")
+    if "word_error_rate_plain" not in report:
+        return lines
     errors = [report[f"word_error_rate_{name}"]["value"] for name in ("plain", "tagged")]
     return [*lines, f"word errors: {errors[0]:.3f} without tokens, {errors[1]:.3f} with them"]
 
@@ -208,19 +213,27 @@ class Listener:
     """Finds words and counts those that a recogniser gets wrong.
 
     Args:
-        grammar: of the domain's replies.
+        grammar: of the domain's replies; empty: no words are recognised.
         replies: the texts that the grammar knows; others are heard with a model of general English.
     """
 
     def __init__(self, grammar: str, replies: frozenset[str]) -> None:
-        self._replies, self._domain, self._open = replies, Recogniser(grammar), Recogniser(None)
+        self._replies = replies
+        self._recognisers = (Recogniser(grammar), Recogniser(None)) if grammar else None
+
+    @property
+    def counts_words(self) -> bool:
+        """Whether there is a recogniser."""
+        return self._recognisers is not None
 
     def __call__(self, text: str, pcm: np.ndarray, words: Sequence[Segment] | None = None) -> Heard:
         """A text as it was spoken, without ``words`` aligned here."""
         plain = strip_marks(text)
         meant = spoken_words(plain)
-        recogniser = self._domain if plain in self._replies else self._open
-        errors = word_errors(meant, recogniser.hear(soxr.resample(pcm, SAMPLE_RATE, RECOGNISER_RATE_HZ)))
+        errors = 0
+        if self._recognisers:
+            recogniser = self._recognisers[plain not in self._replies]
+            errors = word_errors(meant, recogniser.hear(soxr.resample(pcm, SAMPLE_RATE, RECOGNISER_RATE_HZ)))
         if words is None:
             try:
                 words = align(pcm, meant)[0]
@@ -241,11 +254,12 @@ def evaluate_teacher(pairs: Sequence[Pair], listener: Listener, codec: Path) -> 
     through = RoundTrip(codec)
     hear: dict[str, Callable[[np.ndarray], np.ndarray]] = {"teacher": lambda pcm: pcm, "codec": lambda p: through(p)[0]}
     heard: dict[str, dict[str, Heard]] = {name: {} for name in hear}
-    for text in sorted({text for pair in pairs for text in (pair.text, pair.marked)}):
+    texts = sorted({text for pair in pairs for text in (pair.text, pair.marked)})
+    for text in tqdm(texts, desc="teacher", unit="text", disable=None):
         said = synthesise(text, TEACHER)
         for name, change in hear.items():
             heard[name][text] = listener(text, change(said.pcm), said.words)
-    return {name: summary(pairs, found) for name, found in heard.items()}
+    return {name: summary(pairs, found, listener.counts_words) for name, found in heard.items()}
 
 
 def evaluate_agent(pairs: Sequence[Pair], listener: Listener, args: argparse.Namespace) -> dict[str, Any]:
@@ -259,7 +273,11 @@ def evaluate_agent(pairs: Sequence[Pair], listener: Listener, args: argparse.Nam
     with EnginePool(agent_from(args), args.workers) as pool:
         spoken = pool.map(speak_job, texts, "say")
     return {
-        "agent": summary(pairs, {text: listener(text, pcm) for text, pcm in zip(texts, spoken, strict=True)}),
+        "agent": summary(
+            pairs,
+            {text: listener(text, pcm) for text, pcm in zip(texts, spoken, strict=True)},
+            listener.counts_words,
+        ),
     }
 
 
@@ -272,6 +290,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--known", type=Path, action="append", default=[], metavar="FILE", help="lines of training, left out"
     )
+    parser.add_argument("--words", action=argparse.BooleanOptionalAction, default=True, help="count word errors, too")
     parser.add_argument("--teacher", action="store_true", help="measure the teacher's voice, with --codec a checkpoint")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and every pair here")
     return parser.parse_args(argv)
@@ -286,7 +305,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         texts = held_out_sentences(domain, args.count, frozenset(map(strip_marks, lines)))
         rng = random.Random(SEED)
         pairs = [mark(text, token, rng) for text in texts for token in PROSODY_TOKENS]
-        listener = Listener(replies_grammar(load_domain(domain).spec), frozenset(texts[: args.count // 2]))
+        grammar = replies_grammar(load_domain(domain).spec) if args.words else ""
+        listener = Listener(grammar, frozenset(texts[: args.count // 2]))
         evaluate = (
             evaluate_teacher(pairs, listener, args.codec) if args.teacher else evaluate_agent(pairs, listener, args)
         )
