@@ -54,7 +54,7 @@ format: setup-train
 	@$(PY) -m ruff check --fix .
 
 bench: setup
-	@$(PY) -m agent.bench --json bench.json $(ARGS)
+	@$(PY) -m agent.bench $(ARGS) $(if $(findstring --json,$(ARGS)),,--json bench.json)
 
 # The whole road at toy size: data, codec, codes, S2S model, export, one spoken question answered. Noise, in two minutes.
 tiny: setup-train
