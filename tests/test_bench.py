@@ -7,8 +7,7 @@ import pytest
 from agent.bench import __main__ as bench
 from agent.bench.figures import loud_span, provenance
 from agent.bench.frames import time_frames
-from agent.bench.question import ask
-from agent.bench.speed import to_lines
+from agent.bench.speed import ask, to_lines
 from agent.bench.started import resident_mb, start_daemon
 from agent.errors import InputError
 from models.runtime import Mode
@@ -35,14 +34,14 @@ async def test_wait_is_measured_through_a_socket() -> None:
     settings = ["vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2"]
     async with running_daemon(FakeEngine(reply_frames=4), *settings) as daemon:
         assert daemon.port is not None
-        wait = await ask(daemon.port, QUESTION)
+        wait = await ask(f"ws://127.0.0.1:{daemon.port}/v1/realtime", QUESTION)
     assert wait.end_to_decision == pytest.approx(300, abs=61)
     assert wait.end_to_decision is not None
     assert wait.decision_to_first_audio is not None
     assert wait.decision_to_first_audio > 0
     assert wait.silence_in_audio == 0
     assert wait.total == wait.end_to_decision + wait.decision_to_first_audio
-    assert wait.transcript == "sure one latte coming"
+    assert wait.reply == "sure one latte coming"
 
 
 async def test_daemon_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from agent.bench.figures import QUESTION, add_model_arguments, percentiles
+from agent.bench.caller import Heard, call, waits
+from agent.bench.figures import QUESTION, add_model_arguments
 from agent.bench.frames import time_frames
-from agent.bench.question import ask
 from agent.bench.started import start_daemon
+from agent.errors import InputError
 from models.runtime import Engine
 from streaming.sound_files import read_audio
 
@@ -43,6 +44,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+async def ask(url: str, question: np.ndarray) -> Heard:
+    """Asks in a session of its own.
+
+    Args:
+        url: Of the WebSocket.
+        question: float32 [N] at 24 kHz.
+
+    Raises:
+        InputError: No answer came.
+    """
+    async with call(url) as caller:
+        heard = await caller.say(question)
+    if heard.total is None:
+        raise InputError("the daemon did not answer in time")
+    return heard
+
+
 async def measure_daemon(codec: Path, s2s: Path, question: np.ndarray, asks: int) -> dict[str, Any]:
     """Start-up, memory and voice-to-voice latency of a really started daemon.
 
@@ -51,19 +69,13 @@ async def measure_daemon(codec: Path, s2s: Path, question: np.ndarray, asks: int
     """
     async with start_daemon(codec, s2s) as daemon:
         before_mb = daemon.resident_mb()
-        waits = [await ask(daemon.port, question) for _ in range(asks)]
+        turns = [await ask(daemon.url, question) for _ in range(asks)]
         after_mb = daemon.resident_mb()
-    parts = {
-        "end_of_speech_to_decision": [w.end_to_decision for w in waits if w.end_to_decision is not None],
-        "decision_to_first_audio": [w.decision_to_first_audio for w in waits if w.decision_to_first_audio is not None],
-        "silence_before_the_voice": [w.silence_in_audio for w in waits if w.silence_in_audio is not None],
-        "end_of_speech_to_audible": [w.total for w in waits if w.total is not None],
-    }
     return {
         "start_up_s": daemon.ready_s,
         "resident_mb": {"when_ready": before_mb, "after_talking": after_mb},
-        "voice_to_voice_ms": {name: percentiles(values) for name, values in parts.items()},
-        "transcripts": sorted({wait.transcript for wait in waits}),
+        "voice_to_voice_ms": waits(turns),
+        "transcripts": sorted({turn.reply for turn in turns}),
     }
 
 
