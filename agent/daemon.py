@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from agent.actions import Actions
+from agent.capacity import Capacity, time_steps
 from agent.config import AgentConfig
 from agent.errors import ServeError, StepError
 from agent.local import talk
@@ -65,6 +66,7 @@ class Daemon:
         self._drain: asyncio.Event | None = None
         self._stop: asyncio.Event | None = None
         self._telemetry = Telemetry(engine.frame_size / engine.sample_rate, package_version())
+        self._capacity: Capacity | None = None
         self._tidying = False
         self.sessions: set[Session] = set()
         self.port: int | None = None
@@ -91,17 +93,20 @@ class Daemon:
             ServeError: the address cannot be bound, or may not be without a token.
             TlsError: the certificate cannot be used.
             RecordingError: sessions are to be recorded, and cannot be.
+            StepError: the engine failed when its speed was measured.
         """
         self._drain, self._stop = asyncio.Event(), asyncio.Event()
         config = self._config.server
         _check_reach(config, self._token)
         check_directory(self._config.recording)
         with self._ended_by_signals() if signals else contextlib.nullcontext():
-            async with Worker(self._engine, self._telemetry.step) as worker, contextlib.AsyncExitStack() as stack:
+            async with Worker(self._engine, self._took) as worker, contextlib.AsyncExitStack() as stack:
                 if self._telegraph is not None:  # first, so that it still tells how the sessions end
                     await stack.enter_async_context(self._telegraph.running())
+                if config.max_sessions == "auto":
+                    self._capacity = await self._measure(worker)
                 server = RealtimeServer(
-                    config, lambda client: self._serve(client, worker), _health, self._figures, self._token
+                    config, lambda client: self._serve(client, worker), _health, self._figures, self._token, self._room
                 )
                 self._telemetry.gauges = lambda: self._gauges(worker, server)
                 try:
@@ -110,11 +115,28 @@ class Daemon:
                     raise ServeError(_bind_failure(config.host, config.port, exc)) from exc
                 self.port = server.port
                 took = time.monotonic() - self._started_at
-                logger.info("ready on %s in %.1f s", _address(config, self.port), took)
+                where, places = _address(config, self.port), server.capacity
+                logger.info("ready on %s in %.1f s for %d session%s", where, took, places, "s" * (places != 1))
                 if on_ready is not None:
                     on_ready(self.port)
                 await self._until_drained(worker, server)
         logger.info("stopped")
+
+    async def _measure(self, worker: Worker) -> Capacity:
+        """What this machine can hold; on the model thread, before it has anything else to do."""
+        times = await worker.call("measure", time_steps, self._engine)
+        return Capacity(times, self._engine.frame_size / self._engine.sample_rate)
+
+    def _room(self, sessions: int) -> int:
+        """How many clients there may be while there are ``sessions``; the local conversation has its place."""
+        assert self._capacity is not None, "measured before anybody can connect"
+        local = int(self._audio)
+        return max(1, self._capacity.now(sessions + local) - local)
+
+    def _took(self, kind: str, waited_s: float, took_s: float) -> None:
+        self._telemetry.step(kind, waited_s, took_s)
+        if self._capacity is not None:
+            self._capacity.took(kind, waited_s, took_s)
 
     async def _until_drained(self, worker: Worker, server: RealtimeServer) -> None:
         assert self._drain is not None and self._stop is not None, "running"
@@ -185,7 +207,7 @@ class Daemon:
         for session in self.sessions:
             for queue, items in session.waiting.items():
                 queues[queue] = max(queues[queue], items)
-        return Gauges(len(self.sessions), server.draining, queues, server.refused)
+        return Gauges(len(self.sessions), server.capacity, server.draining, queues, server.refused)
 
     def _tidy_soon(self) -> None:
         """Free what ended sessions held: their parts know each other, so only the collector can; it looks seldom."""

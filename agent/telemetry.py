@@ -16,9 +16,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from agent.metrics import SessionMetrics
+from models.runtime import Mode
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _STEP_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.32, 0.64)
+_FRAME_BUCKETS = tuple(
+    ms / 1000 for ms in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 50, 60, 70, 80, 100, 120, 160, 320, 640)
+)
+_FRAME_KINDS = {mode.name.lower() for mode in Mode}
 _LATENCY_BUCKETS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 4.0)
 
 _SUMS = {
@@ -43,6 +48,7 @@ class Gauges:
     """Present values; see :meth:`Telemetry.collect` for their names."""
 
     sessions: int = 0
+    capacity: int = 0
     draining: bool = False
     queues: Mapping[str, int] = field(default_factory=dict)  # queue -> items in the longest of its kind
     refused: Mapping[str, int] = field(default_factory=dict)  # reason -> clients since the start
@@ -80,6 +86,12 @@ class Telemetry:
             registry=self._registry,
             buckets=_STEP_BUCKETS,
         )
+        self._frames = Histogram(
+            "repartee_frame_seconds",
+            "Time from when a frame is ready for the model until it is done, the wait for the model thread included.",
+            registry=self._registry,
+            buckets=_FRAME_BUCKETS,
+        )
         self._latency = Histogram(
             "repartee_turn_latency_seconds",
             "Parts of the wait for a reply.",
@@ -94,6 +106,8 @@ class Telemetry:
         """One call of the engine is over; called on the model thread."""
         self._waits.observe(waited_s)
         self._steps.labels(kind).observe(took_s)
+        if kind in _FRAME_KINDS:
+            self._frames.observe(waited_s + took_s)
         self._misses[kind] += took_s > self._frame_s
 
     @contextlib.contextmanager
@@ -130,6 +144,7 @@ class Telemetry:
         gauges = self.gauges()
         yield _by("sessions_refused", "Clients that were not let in, by why.", "reason", gauges.refused)
         yield GaugeMetricFamily("repartee_sessions", "Sessions that are open.", gauges.sessions)
+        yield GaugeMetricFamily("repartee_capacity", "Sessions there may be now.", gauges.capacity)
         yield GaugeMetricFamily("repartee_draining", "1 while the daemon lets nobody in and ends.", gauges.draining)
         depths = GaugeMetricFamily("repartee_queue_depth", "Items in the longest queue of a kind.", labels=["queue"])
         for queue, depth in gauges.queues.items():

@@ -12,15 +12,16 @@ import asyncio
 import json
 import logging
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -40,6 +41,12 @@ _CLOSE_TIMEOUT_S = 2.0
 _PING_TIMEOUT_S = 60.0  # a client that sends faster than real time has its pong far behind its own audio
 
 
+def _number_or_auto(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("expected a number from 1 on, or auto")
+
+
 class ServerConfig(BaseModel):
     """Where to listen and what to admit."""
 
@@ -48,7 +55,8 @@ class ServerConfig(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8765, ge=0, le=65535)
     """0 lets the system choose."""
-    max_sessions: int = Field(8, ge=1)
+    max_sessions: Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)] = "auto"
+    """"auto": as many as the machine can serve in real time."""
     max_sessions_per_address: int | None = Field(None, ge=1)
     max_message_mib: float = Field(16.0, gt=0.0)
     send_timeout_s: float = Field(5.0, gt=0.0)
@@ -165,6 +173,7 @@ class RealtimeServer:
         health: the body of /healthz, without ``status``, ``sessions`` and ``capacity``.
         metrics: the content type and the body of /metrics.
         token: what clients must bring; None lets everybody in.
+        room: how many sessions there may be now, told how many there are; asked where ``max_sessions`` is auto.
     """
 
     def __init__(
@@ -174,9 +183,11 @@ class RealtimeServer:
         health: Callable[[], dict[str, Any]],
         metrics: Callable[[], tuple[str, bytes]] | None = None,
         token: str | None = None,
+        room: Callable[[int], int] = lambda _: sys.maxsize,
     ) -> None:
         self._config = config
         self._handler = handler
+        self._room = room
         self._gate = Gate(token, config.origins)
         self._http = HttpApi(self._gate, self._load, health, metrics)
         self._server: Server | None = None
@@ -225,8 +236,14 @@ class RealtimeServer:
         assert self._server is not None, "the server is not running"
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
+    @property
+    def capacity(self) -> int:
+        """How many sessions there may be now."""
+        fixed = self._config.max_sessions
+        return self._room(self.sessions) if fixed == "auto" else fixed
+
     def _load(self) -> Load:
-        return Load(self.sessions, self._config.max_sessions, self.draining)
+        return Load(self.sessions, self.capacity, self.draining)
 
     def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
         assert isinstance(connection, _Connection), "made by this server"
@@ -261,8 +278,8 @@ class RealtimeServer:
         config = self._config
         if self.draining:
             return _Turned("draining", "server_shutting_down", "the server is shutting down; try again later")
-        if self.sessions >= config.max_sessions:
-            message = f"the server is at capacity ({config.max_sessions} sessions); try again later"
+        if self.sessions >= (capacity := self.capacity):
+            message = f"the server is at capacity ({capacity} sessions); try again later"
             return _Turned("capacity", "server_at_capacity", message)
         limit = config.max_sessions_per_address
         if limit is not None and self._addresses[ip] >= limit:
