@@ -1,8 +1,8 @@
 """How many conversations this machine can hold in real time: measured at the start, watched while they last.
 
 * A conversation is taken to be busy all the time: in the 80 ms of a frame the model hears a frame (`LISTEN`), or hears
-  one and speaks one (`IDLE` and `SPEAK`). As many fit as need no more than a share of the model thread's time; the
-  rest is for the system, for other threads, and for bad moments.
+  one and speaks one (`IDLE` and `SPEAK`). As many fit as need no more than a share of the model threads' time; the
+  rest is for the event loop, which needs nearly as much for the same audio, for the system, and for bad moments.
 * Everybody's frame may be due at the same moment, behind the longest step there is: the last one still has to be done
   within its 80 ms.
 * The start may have been a good moment, or a bad one. The steps of the last seconds are compared with those of the
@@ -12,15 +12,17 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from agent.worker import StepEngine
 from models.runtime import Mode
 
-USABLE = 0.7  # of the model thread's time
+USABLE = 0.4  # of the model threads' time
+ALONE = 0.7  # of a frame: what a conversation may need that is the only one
 FULL_AT = 0.5  # of a frame: the 95th percentile of the present frame times above which nobody is let in
 STEPS = 24  # of each kind that are timed at the start
 WATCHED_S = 10.0
@@ -50,7 +52,7 @@ class StepTimes:
 
     @property
     def busy(self) -> float:
-        """Seconds of the model thread that a frame of a busy conversation costs."""
+        """Seconds of a model thread that a frame of a busy conversation costs."""
         return max(self.mean(Mode.LISTEN), self.mean(Mode.IDLE) + self.mean(Mode.SPEAK))
 
     @property
@@ -77,20 +79,27 @@ def time_steps(engine: StepEngine, steps: int = STEPS) -> StepTimes:
     return StepTimes(seconds)
 
 
-def conversations(times: StepTimes, frame_s: float, slowdown: float = 1.0) -> int:
+def together(found: Sequence[StepTimes]) -> StepTimes:
+    """The times of several threads as one."""
+    return StepTimes({mode: tuple(chain.from_iterable(times.seconds[mode] for times in found)) for mode in Mode})
+
+
+def conversations(times: StepTimes, frame_s: float, threads: int = 1, slowdown: float = 1.0) -> int:
     """How many conversations fit; 0 when not even one does.
 
     Args:
-        times: of single steps.
+        times: of single steps, made with all threads busy.
         frame_s: seconds in a frame.
+        threads: that steps are made on.
         slowdown: how much longer steps take now.
     """
-    busy, longest = times.busy * slowdown, times.longest * slowdown
+    busy, longest = times.busy * slowdown / threads, times.longest * slowdown
     if busy <= 0.0:
         return _KEPT_CALLS
     in_share = USABLE * frame_s / busy
     at_once = (frame_s - longest) / busy + 1.0
-    return max(0, int(min(in_share, at_once)))
+    alone = times.busy * slowdown <= ALONE * frame_s
+    return max(int(alone), int(min(in_share, at_once)))
 
 
 class Capacity:
@@ -99,16 +108,20 @@ class Capacity:
     Args:
         times: of the start.
         frame_s: seconds in a frame.
+        threads: that steps are made on.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, times: StepTimes, frame_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, times: StepTimes, frame_s: float, threads: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._times = times
+        self._threads = threads
         self._frame_s = frame_s
         self._clock = clock
         self._calls: deque[tuple[float, str, float, float]] = deque(maxlen=_KEPT_CALLS)  # when, kind, waited, took
         self._lock = threading.Lock()
-        self.at_start = max(1, conversations(times, frame_s))
+        self.at_start = max(1, conversations(times, frame_s, threads))
         """By the times of the start; one is always let in, and may find the machine too slow."""
 
     def took(self, kind: str, waited_s: float, took_s: float) -> None:
@@ -125,7 +138,7 @@ class Capacity:
         late = float(np.percentile([waited + took for _, _, waited, took in calls], 95))
         if late > FULL_AT * self._frame_s:
             return max(1, present)
-        return max(1, conversations(self._times, self._frame_s, self._slowdown(calls)))
+        return max(1, conversations(self._times, self._frame_s, self._threads, self._slowdown(calls)))
 
     def _recent(self) -> list[tuple[float, str, float, float]]:
         since = self._clock() - WATCHED_S

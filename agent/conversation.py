@@ -38,7 +38,7 @@ class Conversation:
     """A user and the agent, talking.
 
     Args:
-        lane: the session's way to the model thread.
+        lane: the session's way to the model threads.
         emit: takes events on the loop, must not block.
         vad: detector settings.
         turns: turn-taking settings.

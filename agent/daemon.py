@@ -1,4 +1,4 @@
-"""The daemon: loads the engine, owns the model thread, serves WebSocket clients and the local microphone."""
+"""The daemon: loads the engine, owns the model threads, serves WebSocket clients and the local microphone."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from agent.actions import Actions
-from agent.capacity import Capacity, time_steps
+from agent.capacity import Capacity, time_steps, together
 from agent.config import AgentConfig
 from agent.errors import ServeError, StepError
 from agent.local import talk
@@ -100,7 +100,8 @@ class Daemon:
         _check_reach(config, self._token)
         check_directory(self._config.recording)
         with self._ended_by_signals() if signals else contextlib.nullcontext():
-            async with Worker(self._engine, self._took) as worker, contextlib.AsyncExitStack() as stack:
+            threads = self._config.model.count()
+            async with Worker(self._engine, self._took, threads) as worker, contextlib.AsyncExitStack() as stack:
                 if self._telegraph is not None:  # first, so that it still tells how the sessions end
                     await stack.enter_async_context(self._telegraph.running())
                 if config.max_sessions == "auto":
@@ -123,9 +124,10 @@ class Daemon:
         logger.info("stopped")
 
     async def _measure(self, worker: Worker) -> Capacity:
-        """What this machine can hold; on the model thread, before it has anything else to do."""
-        times = await worker.call("measure", time_steps, self._engine)
-        return Capacity(times, self._engine.frame_size / self._engine.sample_rate)
+        """What this machine can hold; with all model threads busy, before they have anything else to do."""
+        calls = [worker.call("measure", time_steps, self._engine) for _ in range(worker.threads)]
+        times = together(await asyncio.gather(*calls))
+        return Capacity(times, self._engine.frame_size / self._engine.sample_rate, worker.threads)
 
     def _room(self, sessions: int) -> int:
         """How many clients there may be while there are ``sessions``; the local conversation has its place."""

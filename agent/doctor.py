@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +36,7 @@ PACKAGES = {
 }
 """What the daemon needs: the distribution, and the module that has to import."""
 
-_TIMED_FRAMES = 100  # of each kind of step
+_TIMED_STEPS = 100  # of each kind, on each thread
 _LITTLE_MB, _TOO_LITTLE_MB = 600, 300
 
 
@@ -131,9 +132,9 @@ def memory(meminfo: Path) -> Finding:
 
 def run_models(codec: Path, s2s: Path) -> Iterator[Finding]:
     """Whether the models load, belong together and step; and how fast they are."""
-    from agent.capacity import time_steps
+    from agent.capacity import time_steps, together
     from agent.errors import StepError
-    from agent.worker import warm_up
+    from agent.worker import ModelConfig, warm_up
     from models.errors import ModelError
     from models.runtime import Engine
 
@@ -144,20 +145,24 @@ def run_models(codec: Path, s2s: Path) -> Iterator[Finding]:
         yield Finding("FAIL", "models", str(exc), "restore models/pretrained, or name others with --codec and --s2s")
         return
     yield Finding("OK", "models", f"{codec} and {s2s} load, fit together and step")
-    yield speed(time_steps(engine, _TIMED_FRAMES), engine.frame_size / engine.sample_rate)
+    threads = ModelConfig().count()
+    with ThreadPoolExecutor(threads) as pool:
+        times = together(list(pool.map(time_steps, [engine] * threads, [_TIMED_STEPS] * threads)))
+    yield speed(times, engine.frame_size / engine.sample_rate, threads)
 
 
-def speed(times: "StepTimes", frame_s: float) -> Finding:
+def speed(times: "StepTimes", frame_s: float, threads: int) -> Finding:
     """Whether the machine keeps up, and for how many who talk at the same time.
 
     Args:
-        times: of single steps.
+        times: of single steps, made with all threads busy.
         frame_s: seconds that a frame lasts.
+        threads: that steps are made on.
     """
     from agent.capacity import conversations
     from models.runtime import Mode
 
-    at_once, frame_ms = conversations(times, frame_s), frame_s * 1000
+    at_once, frame_ms = conversations(times, frame_s, threads), frame_s * 1000
     p50, p99 = (max(times.percentile(mode, p) for mode in (Mode.LISTEN, Mode.SPEAK)) * 1000 for p in (50, 99))
     found = f"a frame of {frame_ms:.0f} ms takes {p50:.1f} ms (p50), {p99:.1f} ms (p99): {at_once} can talk at once"
     if at_once < 1:

@@ -13,7 +13,7 @@ class SessionLimits(BaseModel):
     outgoing_mib: float = Field(32.0, gt=0.0)
     """Their size together, with the same policy; a single message may be larger."""
     greeting_timeout_s: float = Field(30.0, gt=0.0)
-    """Time a new session may wait for the model thread."""
+    """Time a new session may wait for a model thread."""
     lifetime_s: float = Field(86_400.0, gt=0.0)
     """A session ends then (1001); the client is told in ``expires_at``."""
     idle_timeout_s: float | None = Field(900.0, gt=0.0)

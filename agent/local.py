@@ -173,7 +173,7 @@ async def answer(
     """Answer one recording, faster than real time: from the first to the last speech in it, it is one turn.
 
     Args:
-        worker: the model thread.
+        worker: the model threads.
         pcm: float32 [n], 24 kHz mono.
         vad: detector settings.
         turns: turn-taking settings.

@@ -17,7 +17,7 @@ class Memory:
     """The past of one session's model.
 
     Args:
-        lane: the way to the model thread.
+        lane: the way to the model threads.
         emit: takes events on the loop, must not block.
         prompts: what to say when there is nothing to answer; None: what the model makes of that.
     """

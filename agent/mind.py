@@ -33,7 +33,7 @@ class Mind:
     """Runs one session's model steps.
 
     Args:
-        lane: the way to the model thread.
+        lane: the way to the model threads.
         config: lead and bounds.
         emit: takes events on the loop, must not block.
         clock: seconds, monotonic.

@@ -98,7 +98,9 @@ class Rehearsal:
     async def __aenter__(self) -> Self:
         config = self._config
         lane = await self._worker.open()
-        self._conversation = Conversation(lane, self._take, config.vad, config.turn, config.reply, clock=self._seconds)
+        self._conversation = Conversation(
+            lane, self._take, config.vad, config.turn, config.reply, clock=lambda: self.seconds
+        )
         self._thinking = asyncio.create_task(self._conversation.run(), name="think")
         return self
 
@@ -107,6 +109,11 @@ class Rehearsal:
     ) -> None:
         self._thinking.cancel()
         await asyncio.gather(self._thinking, return_exceptions=True)
+
+    @property
+    def seconds(self) -> float:
+        """Spoken so far, silence included."""
+        return self._now / SAMPLE_RATE_HZ
 
     async def speak(self, pcm: np.ndarray) -> TurnRecord:
         """Speaks one user turn and listens to the whole answer.
@@ -188,9 +195,6 @@ class Rehearsal:
             await self._worker.settle()
             if self._thinking.done():
                 self._thinking.result()
-
-    def _seconds(self) -> float:
-        return self._now / SAMPLE_RATE_HZ
 
     def _take(self, event: events.Event) -> None:
         turn = self._turn

@@ -52,7 +52,7 @@ class Session:
 
     Args:
         client: the connection.
-        worker: the model thread.
+        worker: the model threads.
         vad: detector settings; the client may change its thresholds.
         turns: turn-taking settings.
         replies: lead and bounds of replies.

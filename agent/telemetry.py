@@ -1,6 +1,6 @@
 """What Prometheus is told: `GET /metrics`.
 
-* Times go into histograms as they are measured; the model thread does that itself.
+* Times go into histograms as they are measured; the model threads do that themselves.
 * Everything else is counted where it happens, in plain numbers, and read when somebody asks: sums over the sessions
   that are open and those that have ended, and gauges from whoever knows the present value.
 * Every instance has a registry of its own, so that two daemons in one process do not mix.
@@ -82,13 +82,13 @@ class Telemetry:
         )
         self._waits = Histogram(
             "repartee_step_wait_seconds",
-            "Time a call waits for the model thread.",
+            "Time a call waits for a model thread.",
             registry=self._registry,
             buckets=_STEP_BUCKETS,
         )
         self._frames = Histogram(
             "repartee_frame_seconds",
-            "Time from when a frame is ready for the model until it is done, the wait for the model thread included.",
+            "Time from when a frame is ready for the model until it is done, the wait for a thread included.",
             registry=self._registry,
             buckets=_FRAME_BUCKETS,
         )
@@ -103,7 +103,7 @@ class Telemetry:
         self._registry.register(self)
 
     def step(self, kind: str, waited_s: float, took_s: float) -> None:
-        """One call of the engine is over; called on the model thread."""
+        """One call of the engine is over; called on a model thread, one call at a time."""
         self._waits.observe(waited_s)
         self._steps.labels(kind).observe(took_s)
         if kind in _FRAME_KINDS:

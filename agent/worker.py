@@ -1,13 +1,15 @@
-"""The model thread: the only place where the engine runs.
+"""The model threads: the only place where the engine runs.
 
-* One thread serves all sessions, first come first served; a session never has more than one call waiting, so the
-  queue is bounded by the number of sessions and no session can starve another.
+* They serve all sessions, first come first served; a session never has more than one call waiting or running, so the
+  queue is bounded by the number of sessions, no session can starve another, and none needs a thread of its own.
 * A call that fails raises :class:`agent.errors.StepError` in its own session only.
 * Cancelling is a number: :meth:`Lane.cancel` raises the lane's generation, and whatever was made for an older one is
   dropped by whoever holds it.
 """
 
 import asyncio
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +17,17 @@ from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent.errors import InputError, StepError
 from models.runtime import Mode, StepOut
 
 _WARM_UP_SPEAKS = 6  # text leads the audio: the decoder has its first turn after some steps
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,21 +69,40 @@ def _tell_nobody(kind: str, waited_s: float, took_s: float) -> None:
     pass
 
 
+class ModelConfig(BaseModel):
+    """How the models are run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: int | None = Field(None, ge=1)
+    """Calls of different sessions that may run at the same time, each on one core; None: two where there are two cores
+    (more hardly pay: what is not done in onnxruntime holds Python's lock)."""
+
+    def count(self) -> int:
+        """How many threads there are to be."""
+        return self.threads or min(2, _cores())
+
+
 class Worker:
-    """Runs engine calls of many sessions on one thread; use as ``async with``.
+    """Runs engine calls of many sessions on a few threads; use as ``async with``.
 
     Args:
         engine: the loaded models.
-        tell: told the kind of each call, and the seconds it waited and took, on the model thread.
+        tell: told the kind of each call, and the seconds it waited and took, on a model thread, one call at a time.
+        threads: how many there are.
     """
 
-    def __init__(self, engine: StepEngine, tell: Callable[[str, float, float], None] = _tell_nobody) -> None:
+    def __init__(
+        self, engine: StepEngine, tell: Callable[[str, float, float], None] = _tell_nobody, threads: int = 1
+    ) -> None:
         self.engine = engine
+        self.threads = threads
         self.calls = 0
         self.busy_s = 0.0
         self.waiting = 0
         self._tell = tell
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="model")
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +110,7 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def open(self) -> "Lane":
         """Begin a session with a state of its own."""
@@ -99,7 +126,7 @@ class Worker:
         self.engine.pieces(text)
 
     async def call(self, kind: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one engine call on the model thread; ``kind`` is its name for the figures.
+        """Run one engine call on a model thread; ``kind`` is its name for the figures.
 
         Raises:
             StepError: the call failed; the cause is chained.
@@ -112,13 +139,14 @@ class Worker:
                 return function(*args, **kwargs)
             finally:
                 took_s = time.perf_counter() - begin
-                self.calls += 1
-                self.busy_s += took_s
-                self._tell(kind, begin - asked, took_s)
+                with self._lock:
+                    self.calls += 1
+                    self.busy_s += took_s
+                    self._tell(kind, begin - asked, took_s)
 
         self.waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
         except Exception as exc:  # the model thread: whatever went wrong there ends one session
             raise StepError(f"the model failed: {exc}") from exc
         finally:
@@ -126,7 +154,7 @@ class Worker:
 
 
 class Lane:
-    """One session's way to the model thread."""
+    """One session's way to the model threads."""
 
     def __init__(self, worker: Worker, state: Any) -> None:
         self.generation = 0

@@ -126,7 +126,7 @@ async def test_two_clients_at_once() -> None:
             assert sum(event["type"] == "response.output_audio.delta" for event in events) == 5
         assert len(daemon.sessions) == 2
     assert len(engine.states) == 2
-    assert len(engine.threads) == 1
+    assert threading.get_ident() not in engine.threads
 
 
 async def test_sessions_end_with_their_clients() -> None:
@@ -165,7 +165,7 @@ async def test_room_is_measured() -> None:
 async def test_the_local_conversation_has_a_place() -> None:
     """What the microphone needs is not given to clients; one of them is let in all the same."""
     daemon = Daemon(FakeEngine(), load_config(None), audio=True)
-    daemon._capacity = Capacity(StepTimes({mode: (0.008,) for mode in Mode}), 0.08)
+    daemon._capacity = Capacity(StepTimes({mode: (0.005,) for mode in Mode}), 0.08)
     assert [daemon._capacity.at_start, daemon._room(0)] == [3, 2]
     daemon._capacity = Capacity(StepTimes({mode: (0.03,) for mode in Mode}), 0.08)
     assert [daemon._capacity.at_start, daemon._room(0)] == [1, 1]

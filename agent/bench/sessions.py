@@ -2,7 +2,7 @@
 
 - Callers join one after the other. Each says a recording, hears the answer out, pauses, and goes on, in real time, so
   that about all of them are busy all the time. A stage lasts `--seconds`, after some seconds to settle.
-- A frame's time is what the daemon tells in /metrics: its wait for the model thread and its step. The machine keeps up
+- A frame's time is what the daemon tells in /metrics: its wait for a model thread and its step. The machine keeps up
   while the 99th percentile is within the 80 ms of a frame and no audio comes late, neither for the daemon (underruns)
   nor for a caller's player (gaps). The callers share the machine with the daemon.
 - Then a daemon with `server.max_sessions: auto` gets as many callers as it admits, and some more that it refuses.
