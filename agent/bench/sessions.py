@@ -126,7 +126,7 @@ class Crowd:
         return {
             "callers": callers,
             "frame_ms": frame_percentiles(rise),
-            "model_thread_busy": round(_total(rise, "repartee_step_seconds_sum") / seconds, 3),
+            "model_threads_busy": round(_total(rise, "repartee_step_seconds_sum") / seconds, 3),
             "daemon_cores": round(_total(rise, "process_cpu_seconds_total") / seconds, 3),
             "underruns": int(_total(rise, "repartee_underruns_total")),
             "gaps": sum(turn.gaps for turn in heard),
@@ -217,7 +217,7 @@ def to_lines(report: dict[str, Any]) -> list[str]:
     lines = ["".join(f"{head:>11s}" for head in heads)]
     for stage in (*report["stages"], report["at_capacity"]):
         frame, voice = stage["frame_ms"], stage["voice_to_voice_ms"]
-        cells = [stage["callers"], frame["p50"], frame["p95"], frame["p99"], stage["model_thread_busy"]]
+        cells = [stage["callers"], frame["p50"], frame["p95"], frame["p99"], stage["model_threads_busy"]]
         cells += [stage["daemon_cores"]]
         cells += [stage["underruns"], stage["gaps"], stage["turns"], voice.get("p50", "-"), voice.get("p95", "-")]
         lines.append("".join(f"{cell!s:>11s}" for cell in cells))
