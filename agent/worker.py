@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
@@ -52,7 +52,7 @@ class StepEngine(Protocol):
     def fork(self, state: Any, heard_frames: int) -> Any:
         """A copy that listens while the session waits in its reply."""
 
-    def pieces(self, text: str) -> list[int]:
+    def pieces(self, text: str) -> Sequence[Any]:
         """What a text is made of; ValueError for one that cannot be read or recalled. Safe on any thread."""
 
     def read(self, text: str, state: Any, say: bool) -> int:
