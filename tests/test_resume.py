@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -408,3 +409,104 @@ async def test_ids_cannot_be_guessed() -> None:
         assert len(set(ids)) == 3
         bits = np.array([list(bytes.fromhex(one)) for one in ids])
         assert bits.shape == (3, 10)
+
+
+# --- at every point ---------------------------------------------------------------------------------------------------
+
+
+def essence(sent: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """What a client was told, without names and times."""
+    return [(one["type"], one.get("delta"), one.get("transcript")) for one in sent]
+
+
+async def test_a_conversation_may_be_cut_after_any_message() -> None:
+    """After each single message of it: the client comes back, and has been told the same in the end, all of it once."""
+
+    async def talk(cut_after: int | None) -> list[dict[str, Any]]:
+        first, arrived = FakeClient(), 0
+        take = first.send
+
+        async def send(text: str) -> None:
+            nonlocal arrived
+            if arrived == cut_after:
+                return  # on its way when the connection broke
+            await take(text)
+            arrived += 1
+            if arrived == cut_after:
+                first.drop()
+
+        first.send = send  # type: ignore[method-assign]
+        replies = ReplyConfig(max_lead_ms=None)
+        async with serving(FakeEngine(reply_frames=3, lead_steps=1), first, replies=replies) as (session, _):
+            first.speak(spoken_turn())
+            if cut_after is None:
+                await first.wait_for("response.done")
+                return first.sent
+            await eventually(lambda: session.away_since is not None)
+            second, _ = await come_back(session, first.sent[-1]["event_id"])
+            greeting = await second.wait_for("session.created")
+            assert greeting["resumed"]["complete"]
+            if first.sent[-1]["type"] != "response.done":
+                await second.wait_for("response.done")
+            return first.sent + second.sent[1:]
+
+    whole = essence(await talk(None))
+    assert len(whole) > 20
+    for cut_after in range(1, len(whole) + 1):
+        assert essence(await talk(cut_after)) == whole, f"cut after {cut_after} messages"
+
+
+async def some_of(client: FakeClient) -> None:
+    """Wait for a few messages."""
+    await eventually(lambda: len(client.sent) >= 4 or "response.done" in client.types())
+
+
+async def test_cut_again_and_again() -> None:
+    """A network that loses every connection after a few messages: in the end the reply was heard, each sample once."""
+    engine, client = FakeEngine(reply_frames=20), FakeClient()
+    heard: list[dict[str, Any]] = []
+    async with serving(engine, client) as (session, _):
+        client.speak(spoken_turn())
+        for _ in range(30):
+            await some_of(client)
+            client.drop()
+            await eventually(lambda: session.away_since is not None)
+            heard += client.sent if not heard else client.sent[1:]
+            if heard[-1]["type"] == "response.done":
+                break
+            client, _ = await come_back(session, client.sent[-1]["event_id"])
+    assert heard[-1]["type"] == "response.done"
+    assert sum(one["type"] == "response.output_audio.delta" for one in heard) == 20
+    ids = [one["event_id"] for one in heard]
+    assert len(set(ids)) == len(ids)
+
+
+# --- the wall clock ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0])
+async def test_the_wall_clock_may_jump(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set forward or back an hour while a session runs: no limit strikes, the reply keeps its pace."""
+    wall = time.time
+    settings = ("session.lifetime_s=60", "session.idle_timeout_s=30", "session.resume_grace_s=20")
+    async with running_daemon(FakeEngine(reply_frames=12), *SETTINGS, *settings, "reply.max_lead_ms=80") as daemon:
+        socket, created = await dialled(daemon)
+        await spoken(socket)
+        seen = await read_until(socket, "response.output_audio.delta")
+        began = asyncio.get_running_loop().time()
+        monkeypatch.setattr(time, "time", lambda: wall() + jump_s)
+        seen += await read_until(socket, "response.done")
+        took_s = asyncio.get_running_loop().time() - began
+        assert took_s > 0.6, "twelve frames are not sent faster than they are heard"
+        assert sum(event["type"] == "response.output_audio.delta" for event in seen) == 12
+        break_off(socket)
+        (session,) = daemon.sessions
+        await eventually(lambda: session.away_since is not None)
+        monkeypatch.setattr(time, "time", lambda: wall() - jump_s)
+        query = f"?session_id={created['session']['id']}&after={seen[-1]['event_id']}"
+        socket, again = await dialled(daemon, query)
+        assert again["resumed"]["complete"]
+        await spoken(socket)
+        await read_until(socket, "response.done")
+        assert session.ended_by == "client"
+        await socket.close()
