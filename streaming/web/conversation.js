@@ -288,6 +288,7 @@ export class Conversation {
   }
 
   #truncate({ id, played }) {
+    if (!this.received.has(id)) return; // of a session that is over
     const heardMs = Math.floor(Math.max(0, played / SAMPLES_PER_MS - this.audio.outputDelayMs));
     this.received.delete(id);
     this.marks.delete(id);
