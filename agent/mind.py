@@ -298,7 +298,7 @@ class Mind:
         await speculation.hear_out()
         if item.generation != self._lane.generation:
             return None  # interrupted meanwhile: the session is as if nothing had been begun
-        self._memory.answered_early(speculation.take())
+        self._memory.answered_early(*speculation.take())
         self._metrics.speculations_used += 1
         return speculation.made
 

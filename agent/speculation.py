@@ -17,7 +17,7 @@ class Speculation:
     """The first steps of an answer, made on a copy of the session: the session does not know of them.
 
     * The copy hears silence in place of what the user says next. It is good as long as the session itself understands
-      the same in what really comes.
+      nothing else in what really comes, be it a frame earlier or later.
     * At most ``HELD_FRAMES`` of audio are made, and no step while somebody else waits for the model.
 
     Args:
@@ -57,8 +57,7 @@ class Speculation:
         """Whether this is the answer that is wanted now."""
         if self._copy is None or (item.turn, item.options) != (self._item.turn, self._item.options):
             return False
-        more = len(self._understood) - len(self._expected)
-        return self._understood == (self._expected + [""] * more)[: len(self._understood)]
+        return "".join(self._expected).startswith("".join(self._understood))
 
     async def work(self) -> None:
         """One more step.
@@ -87,7 +86,8 @@ class Speculation:
         while self._silences:
             await self.work()
 
-    def take(self) -> list[str]:
-        """Make the copy the session; returns the words in each frame of silence that only the copy has heard."""
+    def take(self) -> tuple[str, int]:
+        """Make the copy the session; returns the words, and the frames of silence, that only the copy has heard."""
         self._lane.become(self._copy)
-        return self._expected[len(self._understood) :]
+        words = "".join(self._expected)[len("".join(self._understood)) :]
+        return words, max(0, len(self._expected) - len(self._understood))
