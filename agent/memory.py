@@ -129,6 +129,13 @@ class Memory:
             await self.take_in(line)
         self._used = used
 
+    def answered_early(self, words: str, silent_frames: int) -> None:
+        """The answer was begun on a copy, which is the session now, and had heard this as well."""
+        self._tail_due = self.unanswered = False
+        self._used = replace(self._used, input_audio=self._used.input_audio + silent_frames)
+        if words and self.open_turn is not None:
+            self._emit(events.UserText(self.open_turn, words))
+
     # --- a reply ------------------------------------------------------------------------------------------------------
 
     async def prepare(self, options: events.CreateResponse, *, first: bool) -> None:

@@ -1,7 +1,7 @@
 """What a session carries from frame to frame."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -37,6 +37,16 @@ class State:
     note_due: bool = False  # the reply is not noted yet
     note_steps: int = 0  # of the note right after the reply
     note_piece: int = BOS  # its latest piece
+
+    def copy(self) -> "State":
+        """Another session that goes on from here; the two share nothing."""
+        sound = replace(self.sound, source=self.sound.source.copy(), tail=self.sound.tail.copy())
+        return replace(
+            self, encoder=self.encoder.copy(), decoder=self.decoder.copy(), step=self.step.copy(), sound=sound,
+            history=self.history.copy(), prefix=self.prefix.copy(),
+            script=None if self.script is None else self.script.copy(),
+            recent=list(self.recent), recent_log=list(self.recent_log),
+        )  # fmt: skip
 
 
 def latest(recent: list[int], text: int, transcript: int) -> list[int]:
