@@ -7,6 +7,7 @@ ring of keys and values that each step writes in place.
 
 import enum
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from models.artefacts import open_graph, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
+from models.prosody import strip_marks
 from models.runtime_state import State, latest
+from models.runtime_text import internal_ids, next_piece, prosody_token
 from models.sampling import CodeSampler, greedy, sigmoid
+from models.spoken_text import spoken
 from models.tokenizer import BOS, EOS, PAD, Tokenizer
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
@@ -27,7 +31,6 @@ MAX_REPLY_FRAMES = 375  # 30 s
 LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
 MAX_NOTE_STEPS = 96
 NOTE_STEPS_A_FRAME = 4  # while the session is idle, so that no frame takes long
-MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
 BLOCKED = -1e9
 
 
@@ -48,6 +51,8 @@ class StepOut:
     user_text: user transcript newly emitted.
     end_of_turn: probability that the user has finished, LISTEN only.
     done: the reply is complete with this frame.
+    mark: prosody token newly emitted; it is no part of the text. It changes the audio of the steps after this one.
+    injected: that token came from :meth:`Engine.inject`.
     """
 
     pcm: np.ndarray | None = None
@@ -55,6 +60,8 @@ class StepOut:
     user_text: str = ""
     end_of_turn: float = 0.0
     done: bool = False
+    mark: str = ""
+    injected: bool = False
 
 
 class Engine:
@@ -139,6 +146,7 @@ class Engine:
 
     def _listen(self, codes: np.ndarray, state: State) -> StepOut:
         state.speaking, state.script = False, None
+        state.drop_injected()
         state.recent_log.clear()
         self._write_note(state)  # what is left of it: the user speaks soon after the reply, or into it
         text = ""
@@ -162,9 +170,7 @@ class Engine:
         state.transcript = PAD
         self._advance(state)
         state.reply_steps += 1
-        token = greedy(outputs["text_logits"])
-        if state.script is not None:
-            token = self._follow(state.script, token, outputs["text_logits"], state)
+        token, injected = next_piece(outputs["text_logits"], int(inputs["text"][0, 0]), state, self._tokenizer)
         inputs["text"][:] = token
         pcm = None
         if state.reply_steps > self._lead:
@@ -174,7 +180,16 @@ class Engine:
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
             state.speaking, state.script = False, None
-        return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
+            state.drop_injected()
+        return StepOut(pcm, self._tokenizer.piece(token), done=done, mark=prosody_token(token), injected=injected)
+
+    def inject(self, tokens: Sequence[str], state: State) -> None:
+        """Make prosody tokens the next pieces of the reply that is spoken, or of the next one before it begins.
+
+        Raises:
+            ProsodyTagError: one is none of the seven.
+        """
+        state.injected.extend(internal_ids(tokens))
 
     def pieces(self, text: str) -> list[int]:
         """The pieces of a text that can be read or recalled; safe on any thread.
@@ -185,12 +200,12 @@ class Engine:
         """
         if not self._reads_text:
             raise ValueError("this S2S model was exported before models could read text: export a newer one")
-        return self._cut(text)
+        return self._cut(spoken(text))
 
     def _cut(self, text: str) -> list[int]:
         tokens = self._tokenizer.encode(text)
         if not tokens:
-            raise ValueError(f"nothing in {text[:80]!r} can be read: it needs printable ASCII characters")
+            raise ValueError(f"nothing in {text[:80]!r} can be read: it needs words or figures")
         if len(tokens) > self._window // 4:
             raise ValueError(f"the text is too long: {len(tokens)} pieces, at most {self._window // 4}")
         return tokens
@@ -198,9 +213,11 @@ class Engine:
     def read(self, text: str, state: State, say: bool) -> int:
         """Take typed text: what the user says (``say`` false), or what the next reply has to be, word for word.
 
+        Figures and symbols are read as words; prosody tokens are for the agent alone, the user's are left out.
+
         Returns the number of its pieces. Raises what :meth:`pieces` does.
         """
-        tokens = self.pieces(text.lower())
+        tokens = self.pieces(spoken(text).lower() if say else strip_marks(spoken(text)).lower())
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
@@ -216,7 +233,7 @@ class Engine:
 
     def recall(self, text: str, state: State) -> None:
         """Make the next reply this text, as if the model had wanted it. Raises what :meth:`pieces` does."""
-        state.script = deque(self._cut(text))
+        state.script = deque(self._cut(spoken(text)))
         state.waited, state.recalled, state.speaking = 0, True, False
 
     def aside(self, state: State) -> State:
@@ -237,20 +254,6 @@ class Engine:
             state.note_steps += 1
             state.note_piece = greedy(state.step.outputs["text_logits"])
             state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
-
-    def _follow(self, script: deque[int], token: int, logits: np.ndarray, state: State) -> int:
-        """The next piece of a script when the model would write one now, or its word has begun; else PAD."""
-        row = logits.reshape(-1)
-        if not script:
-            state.waited += 1
-            return EOS if token == EOS or state.waited > MAX_WAIT else PAD
-        others = np.logaddexp.reduce(np.delete(row, PAD))
-        inside = state.waited == 0 and state.reply_steps > 1 and not self._tokenizer.piece(script[0]).startswith(" ")
-        if inside or others > row[PAD] or state.waited >= MAX_WAIT:
-            state.waited = 0
-            return script.popleft()
-        state.waited += 1
-        return PAD
 
     def _start_reply(self, state: State) -> None:
         self._write_note(state)
@@ -300,7 +303,7 @@ class Engine:
         """
         ear = replace(
             state, encoder=state.encoder.copy(), step=state.step.copy(), history=state.history.copy(),
-            prefix=state.prefix.copy(), recent_log=state.recent_log.copy(), script=None,
+            prefix=state.prefix.copy(), recent_log=state.recent_log.copy(), script=None, injected=deque(),
         )  # fmt: skip
         self.truncate_reply(ear, heard_frames)
         return ear
@@ -315,6 +318,7 @@ class Engine:
             heard_frames: how many frames of the reply's audio were played; 0: as if there had been no reply.
         """
         state.script = None
+        state.drop_injected()
         end = state.reply_start + state.reply_steps
         if state.position != end + state.note_steps:
             return

@@ -37,6 +37,7 @@ RUNTIME_MODELS = (
     "prosody",
     "runtime",
     "sampling",
+    "spoken_text",
     "synthesis",
     "tokenizer",
 )

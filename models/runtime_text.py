@@ -1,0 +1,88 @@
+"""What a step of a reply writes: the model's own piece, a script's, or a prosody token that was injected."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.errors import ProsodyTagError
+from models.prosody import PROSODY_TOKENS
+from models.runtime_state import State
+from models.sampling import greedy
+from models.tokenizer import EOS, FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
+
+MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
+MAX_WAIT_FOR_WORD = 1  # steps: with the one that runs and its own, three frames or 240 ms of audio go without the token
+
+
+def next_piece(logits: np.ndarray, last: int, state: State, tokenizer: Tokenizer) -> tuple[int, bool]:
+    """The piece to write now.
+
+    Args:
+        logits: of the text, [..., V], a single position.
+        last: internal id of the piece before.
+        state: the session's; its script, what was injected and what is owed change.
+        tokenizer: of the ids.
+
+    Returns:
+        Its internal id, and whether it was injected.
+    """
+    if state.owed is not None:
+        token, state.owed = state.owed, None
+    else:
+        token = greedy(logits)
+        if state.script is not None:
+            token = _follow(state.script, logits.reshape(-1), last, state, tokenizer)
+    return _interject(token, state, tokenizer)
+
+
+def internal_ids(tokens: Sequence[str]) -> list[int]:
+    """Internal ids of prosody tokens.
+
+    Raises:
+        ProsodyTagError: one is none of the seven; the message names it and the known ones.
+    """
+    for token in tokens:
+        if token not in PROSODY_TOKENS:
+            raise ProsodyTagError(f"unknown prosody token {token[:40]!r}; known: {' '.join(PROSODY_TOKENS)}")
+    return [FIRST_PROSODY + PROSODY_TOKENS.index(token) for token in tokens]
+
+
+def prosody_token(token: int) -> str:
+    """The name of a prosody token's internal id, empty for any other piece."""
+    return PROSODY_TOKENS[token - FIRST_PROSODY] if FIRST_PROSODY <= token < FIRST_PIECE else ""
+
+
+def _follow(script: deque[int], row: np.ndarray, last: int, state: State, tokenizer: Tokenizer) -> int:
+    """The next piece of a script when the model would write one now, or its word (or token before it) has begun."""
+    wanted = greedy(row)
+    if not script:
+        state.waited += 1
+        return EOS if wanted == EOS or state.waited > MAX_WAIT else PAD
+    others = np.logaddexp.reduce(np.delete(row, PAD))
+    begins = tokenizer.piece(script[0]).startswith(" ") and not prosody_token(last)
+    inside = state.waited == 0 and state.reply_steps > 1 and not (begins or prosody_token(script[0]))
+    if inside or others > row[PAD] or state.waited >= MAX_WAIT:
+        state.waited = 0
+        return script.popleft()
+    state.waited += 1
+    return PAD
+
+
+def _interject(token: int, state: State, tokenizer: Tokenizer) -> tuple[int, bool]:
+    """The injected token that takes this step, or ``token``, what the step would write.
+
+    It stands right before a word, as in training, when one begins in this step or the next; else it does not wait. The
+    piece whose place it takes is owed: it is written in the next step that no other one takes.
+    """
+    if not state.injected or token == EOS:
+        return token, False
+    begins_word = tokenizer.piece(token).startswith(" ")
+    if not begins_word and state.put_off < MAX_WAIT_FOR_WORD:
+        state.put_off += 1
+        return token, False
+    if token != PAD:
+        state.owed = token
+    injected = state.injected.popleft()
+    state.put_off = MAX_WAIT_FOR_WORD if state.injected else 0  # the others follow at once
+    return injected, True
