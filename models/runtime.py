@@ -24,7 +24,7 @@ from models.runtime_state import State, latest
 from models.runtime_text import internal_ids, next_piece, prosody_token
 from models.sampling import CodeSampler, greedy, sigmoid
 from models.spoken_text import spoken
-from models.tokenizer import BOS, EOS, PAD, Tokenizer
+from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 MAX_REPLY_FRAMES = 375  # 30 s
@@ -170,7 +170,8 @@ class Engine:
         state.transcript = PAD
         self._advance(state)
         state.reply_steps += 1
-        token, injected = next_piece(outputs["text_logits"], int(inputs["text"][0, 0]), state, self._tokenizer)
+        last = int(inputs["text"][0, 0])
+        (token, text, _), injected = next_piece(outputs["text_logits"], last, state, self._tokenizer)
         inputs["text"][:] = token
         pcm = None
         if state.reply_steps > self._lead:
@@ -181,7 +182,7 @@ class Engine:
         if done:
             state.speaking, state.script = False, None
             state.drop_injected()
-        return StepOut(pcm, self._tokenizer.piece(token), done=done, mark=prosody_token(token), injected=injected)
+        return StepOut(pcm, text, done=done, mark=prosody_token(token), injected=injected)
 
     def inject(self, tokens: Sequence[str], state: State) -> None:
         """Make prosody tokens the next pieces of the reply that is spoken, or of the next one before it begins.
@@ -191,8 +192,8 @@ class Engine:
         """
         state.injected.extend(internal_ids(tokens))
 
-    def pieces(self, text: str) -> list[int]:
-        """The pieces of a text that can be read or recalled; safe on any thread.
+    def pieces(self, text: str) -> list[SpokenPiece]:
+        """The pieces of a text that can be read or spoken; safe on any thread.
 
         Raises:
             ProsodyTagError: the text holds an unknown tag.
@@ -202,8 +203,8 @@ class Engine:
             raise ValueError("this S2S model was exported before models could read text: export a newer one")
         return self._cut(spoken(text))
 
-    def _cut(self, text: str) -> list[int]:
-        tokens = self._tokenizer.encode(text)
+    def _cut(self, text: str) -> list[SpokenPiece]:
+        tokens = self._tokenizer.spoken(text)
         if not tokens:
             raise ValueError(f"nothing in {text[:80]!r} can be read: it needs words or figures")
         if len(tokens) > self._window // 4:
@@ -217,7 +218,8 @@ class Engine:
 
         Returns the number of its pieces. Raises what :meth:`pieces` does.
         """
-        tokens = self.pieces(spoken(text).lower() if say else strip_marks(spoken(text)).lower())
+        script = self.pieces(text)
+        tokens = [piece.token for piece in script] if say else self._tokenizer.heard(strip_marks(spoken(text)).lower())
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
@@ -227,7 +229,7 @@ class Engine:
             self._advance(state)
         state.speaking, state.transcript = False, PAD
         state.recent_log.clear()
-        state.script = deque(tokens) if say else None
+        state.script = deque(script) if say else None
         state.waited, state.recalled = 0, False
         return len(tokens)
 

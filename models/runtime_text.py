@@ -9,13 +9,14 @@ from models.errors import ProsodyTagError
 from models.prosody import PROSODY_TOKENS
 from models.runtime_state import State
 from models.sampling import greedy
-from models.tokenizer import EOS, FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
+from models.tokenizer import EOS, FIRST_PIECE, FIRST_PROSODY, PAD, SpokenPiece, Tokenizer
 
 MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
 MAX_WAIT_FOR_WORD = 1  # steps: with the one that runs and its own, three frames or 240 ms of audio go without the token
+_NOTHING = SpokenPiece(PAD, "", False)
 
 
-def next_piece(logits: np.ndarray, last: int, state: State, tokenizer: Tokenizer) -> tuple[int, bool]:
+def next_piece(logits: np.ndarray, last: int, state: State, tokenizer: Tokenizer) -> tuple[SpokenPiece, bool]:
     """The piece to write now.
 
     Args:
@@ -25,15 +26,16 @@ def next_piece(logits: np.ndarray, last: int, state: State, tokenizer: Tokenizer
         tokenizer: of the ids.
 
     Returns:
-        Its internal id, and whether it was injected.
+        The piece, and whether it was injected.
     """
     if state.owed is not None:
-        token, state.owed = state.owed, None
+        piece, state.owed = state.owed, None
+    elif state.script is not None:
+        piece = _follow(state.script, logits.reshape(-1), last, state)
     else:
-        token = greedy(logits)
-        if state.script is not None:
-            token = _follow(state.script, logits.reshape(-1), last, state, tokenizer)
-    return _interject(token, state, tokenizer)
+        text = tokenizer.piece(token := greedy(logits))
+        piece = SpokenPiece(token, text, text.startswith(" "))
+    return _interject(piece, state)
 
 
 def internal_ids(tokens: Sequence[str]) -> list[int]:
@@ -53,36 +55,35 @@ def prosody_token(token: int) -> str:
     return PROSODY_TOKENS[token - FIRST_PROSODY] if FIRST_PROSODY <= token < FIRST_PIECE else ""
 
 
-def _follow(script: deque[int], row: np.ndarray, last: int, state: State, tokenizer: Tokenizer) -> int:
+def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State) -> SpokenPiece:
     """The next piece of a script when the model would write one now, or its word (or token before it) has begun."""
-    wanted = greedy(row)
     if not script:
         state.waited += 1
-        return EOS if wanted == EOS or state.waited > MAX_WAIT else PAD
+        ended = greedy(row) == EOS or state.waited > MAX_WAIT
+        return SpokenPiece(EOS, "", False) if ended else _NOTHING
     others = np.logaddexp.reduce(np.delete(row, PAD))
-    begins = tokenizer.piece(script[0]).startswith(" ") and not prosody_token(last)
-    inside = state.waited == 0 and state.reply_steps > 1 and not (begins or prosody_token(script[0]))
+    begins = script[0].begins and not prosody_token(last)
+    inside = state.waited == 0 and state.reply_steps > 1 and not begins
     if inside or others > row[PAD] or state.waited >= MAX_WAIT:
         state.waited = 0
         return script.popleft()
     state.waited += 1
-    return PAD
+    return _NOTHING
 
 
-def _interject(token: int, state: State, tokenizer: Tokenizer) -> tuple[int, bool]:
-    """The injected token that takes this step, or ``token``, what the step would write.
+def _interject(piece: SpokenPiece, state: State) -> tuple[SpokenPiece, bool]:
+    """The injected token that takes this step, or ``piece``, what the step would write.
 
     It stands right before a word, as in training, when one begins in this step or the next; else it does not wait. The
     piece whose place it takes is owed: it is written in the next step that no other one takes.
     """
-    if not state.injected or token == EOS:
-        return token, False
-    begins_word = tokenizer.piece(token).startswith(" ")
-    if not begins_word and state.put_off < MAX_WAIT_FOR_WORD:
+    if not state.injected or piece.token == EOS:
+        return piece, False
+    if not piece.begins and state.put_off < MAX_WAIT_FOR_WORD:
         state.put_off += 1
-        return token, False
-    if token != PAD:
-        state.owed = token
-    injected = state.injected.popleft()
+        return piece, False
+    if piece.token != PAD:
+        state.owed = piece
+    injected = SpokenPiece(state.injected.popleft(), "", True)
     state.put_off = MAX_WAIT_FOR_WORD if state.injected else 0  # the others follow at once
     return injected, True

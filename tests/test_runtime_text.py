@@ -33,10 +33,10 @@ def _writes(wanted: list[int], state: State, at: dict[int, list[int]]) -> list[i
         logits = np.zeros((1, 1, len(PIECES)), np.float32)
         logits[..., left[0] if left else EOS] = 5.0
         owed = state.owed is not None
-        last, injected = next_piece(logits, last, state, PIECES)
+        (last, _, _), injected = next_piece(logits, last, state, PIECES)
         if not injected and not owed and left:
             left.pop(0)
-        elif injected and state.owed is not None and left and not owed and left[0] == state.owed:
+        elif injected and state.owed is not None and left and not owed and left[0] == state.owed.token:
             left.pop(0)  # it is owed: the model need not want it again
         written.append(last)
         if last == EOS:

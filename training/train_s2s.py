@@ -152,16 +152,21 @@ def start_from(model: S2S, tokenizer: Tokenizer, directory: Path) -> list[str]:
     fresh = [table.detach().clone() for table in tables]
     partial = load_overlap(model, directory)
     path = directory / "tokenizer.json"
-    if not path.exists() or (pieces := Tokenizer.load(path).pieces) == tokenizer.pieces:
+    if not path.exists() or (pieces := all_pieces(Tokenizer.load(path))) == (wanted := all_pieces(tokenizer)):
         return partial
     known = {piece: FIRST_PIECE + index for index, piece in enumerate(pieces)}
-    moves = [(FIRST_PIECE + index, known[piece]) for index, piece in enumerate(tokenizer.pieces) if piece in known]
+    moves = [(FIRST_PIECE + index, known[piece]) for index, piece in enumerate(wanted) if piece in known]
     target, source = (torch.tensor([*range(FIRST_PIECE), *side]) for side in zip(*moves, strict=True))
     with torch.no_grad():
         for table, new in zip(tables, fresh, strict=True):
             new[target] = table[source]
             table.copy_(new)
     return partial
+
+
+def all_pieces(tokenizer: Tokenizer) -> list[str]:
+    """What stands behind the ids from FIRST_PIECE on; sounds are told from text by a mark."""
+    return [*tokenizer.pieces, *(f"/{sound}" for sound in tokenizer.sounds)]
 
 
 def written_dialogues(path: Path, tokenizer: Tokenizer) -> Callable[[np.random.Generator], list[WrittenTurn]]:
