@@ -20,9 +20,10 @@ from agent.telegraph import Telegraph
 from agent.telemetry import CONTENT_TYPE, Gauges, Telemetry
 from agent.worker import StepEngine, Worker
 from streaming.admission import is_loopback
+from streaming.connection import Client
 from streaming.errors import AudioUnavailable
 from streaming.tls import fingerprint
-from streaming.websocket import Client, RealtimeServer, ServerConfig
+from streaming.websocket import RealtimeServer, ServerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Daemon:
                 if self._telegraph is not None:  # first, so that it still tells how the sessions end
                     await stack.enter_async_context(self._telegraph.running())
                 server = RealtimeServer(
-                    config, lambda client: self._serve(client, worker), _health, self._figures, self._token
+                    config, lambda client: self._serve(client, worker), _health, self._figures, self._token, self
                 )
                 self._telemetry.gauges = lambda: self._gauges(worker, server)
                 try:
@@ -165,6 +166,18 @@ class Daemon:
                 self._telemetry.closed[session.ended_by] += 1
                 self._tidy_soon()
 
+    async def resume(self, client: Client) -> bool:
+        """Let a client go on with the session it asks for, until its connection ends; False: it may not."""
+        wanted = client.query("session_id")
+        session = next((session for session in self.sessions if session.id == wanted), None)
+        return session is not None and await session.door.knock(client)
+
+    def give_up(self, ip: str | None) -> bool:
+        """End the session that has waited longest for its client, of this address (None: of any); False: none waits."""
+        away = [session for session in self.sessions if session.away_since is not None]
+        away = [session for session in away if ip is None or session.door.ip == ip]
+        return any(session.door.give_up() for session in sorted(away, key=lambda session: session.away_since or 0.0))
+
     @contextlib.asynccontextmanager
     async def _recorded(self, session: Session) -> AsyncIterator[None]:
         if self._config.recording.directory is None:
@@ -185,7 +198,8 @@ class Daemon:
         for session in self.sessions:
             for queue, items in session.waiting.items():
                 queues[queue] = max(queues[queue], items)
-        return Gauges(len(self.sessions), server.draining, queues, server.refused)
+        away = sum(session.away_since is not None for session in self.sessions)
+        return Gauges(len(self.sessions), server.draining, queues, server.refused, away)
 
     def _tidy_soon(self) -> None:
         """Free what ended sessions held: their parts know each other, so only the collector can; it looks seldom."""

@@ -1,6 +1,6 @@
 """What the model remembers: everything that is heard, read and recalled goes to it here, in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -128,6 +128,18 @@ class Memory:
         for line in lines:
             await self.take_in(line)
         self._used = used
+
+    def answered_early(self, silences: Sequence[str]) -> None:
+        """The answer was begun on a copy, which is the session now.
+
+        Args:
+            silences: words in each frame of silence that only the copy has heard.
+        """
+        self._tail_due = self.unanswered = False
+        self._used = replace(self._used, input_audio=self._used.input_audio + len(silences))
+        for words in silences:
+            if words and self.open_turn is not None:
+                self._emit(events.UserText(self.open_turn, words))
 
     # --- a reply ------------------------------------------------------------------------------------------------------
 

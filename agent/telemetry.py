@@ -28,6 +28,9 @@ _SUMS = {
     "taken_back": ("replies_taken_back", "Replies forgotten because the user went on at once."),
     "frames_heard": ("frames_heard", "Frames of 80 ms of users that the model took."),
     "frames_spoken": ("frames_spoken", "Frames of 80 ms of replies that were sent."),
+    "speculated": ("replies_speculated", "Replies begun before it was known that the turn was over."),
+    "speculations_used": ("replies_speculated_used", "Replies that were begun so, and given."),
+    "resumed": ("sessions_resumed", "Times a client came back to its session after its connection was lost."),
     "dropped_frames": ("frames_dropped", "Frames of users that were not kept while a reply could not be interrupted."),
     "stale_messages": ("messages_stale", "Audio messages that were ready and not sent: their reply was interrupted."),
     "underruns": ("underruns", "Frames of replies that left later than the one before had ended."),
@@ -46,6 +49,7 @@ class Gauges:
     draining: bool = False
     queues: Mapping[str, int] = field(default_factory=dict)  # queue -> items in the longest of its kind
     refused: Mapping[str, int] = field(default_factory=dict)  # reason -> clients since the start
+    away: int = 0
 
 
 class Telemetry:
@@ -130,6 +134,7 @@ class Telemetry:
         gauges = self.gauges()
         yield _by("sessions_refused", "Clients that were not let in, by why.", "reason", gauges.refused)
         yield GaugeMetricFamily("repartee_sessions", "Sessions that are open.", gauges.sessions)
+        yield GaugeMetricFamily("repartee_sessions_away", "Of them, those that wait for their client.", gauges.away)
         yield GaugeMetricFamily("repartee_draining", "1 while the daemon lets nobody in and ends.", gauges.draining)
         depths = GaugeMetricFamily("repartee_queue_depth", "Items in the longest queue of a kind.", labels=["queue"])
         for queue, depth in gauges.queues.items():

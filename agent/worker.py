@@ -44,6 +44,9 @@ class StepEngine(Protocol):
     def fork(self, state: Any, heard_frames: int) -> Any:
         """A copy that listens while the session waits in its reply."""
 
+    def copy(self, state: Any) -> Any:
+        """A copy that can go on in the session's place."""
+
     def pieces(self, text: str) -> list[int]:
         """What a text is made of; ValueError for one that cannot be read or recalled. Safe on any thread."""
 
@@ -177,20 +180,37 @@ class Lane:
         await self._alone("truncate", self._worker.engine.truncate_reply, self._state, heard_frames)
 
     async def fork(self, heard_frames: int) -> Any:
-        """A copy of the session's state, interrupted after so many frames of the latest reply, for :meth:`overhear`.
+        """A copy of the session's state, interrupted after so many frames of the latest reply, for :meth:`step_copy`.
 
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
         return await self._alone("fork", self._worker.engine.fork, self._state, heard_frames)
 
-    async def overhear(self, pcm: np.ndarray, ear: Any) -> StepOut:
-        """Let a copy listen to one frame; the session does not hear it.
+    @property
+    def nobody_waits(self) -> bool:
+        """Whether the model thread has nothing to do."""
+        return self._worker.waiting == 0
+
+    async def copy(self) -> Any:
+        """A copy of the session's state, for :meth:`step_copy`.
 
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        return await self._alone("overhear", self._worker.engine.step, pcm, ear, Mode.LISTEN)
+        return await self._alone("copy", self._worker.engine.copy, self._state)
+
+    async def step_copy(self, pcm: np.ndarray | None, copy: Any, mode: Mode = Mode.LISTEN) -> StepOut:
+        """Run one frame on a copy, as :meth:`step` does; the session does not know of it.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        return await self._alone(f"{mode.name.lower()}_copy", self._worker.engine.step, pcm, copy, mode)
+
+    def become(self, copy: Any) -> None:
+        """Go on from a copy."""
+        self._state = copy
 
     async def read(self, text: str, *, say: bool = False) -> int:
         """Take what the user typed, or what the next reply has to be; returns the number of its pieces.

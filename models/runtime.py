@@ -296,6 +296,10 @@ class Engine:
         inputs["mask"][..., slot] = 0.0
         state.position += 1
 
+    def copy(self, state: State) -> State:
+        """A copy of a session that can go on in its place."""
+        return state.copy()
+
     def fork(self, state: State, heard_frames: int) -> State:
         """A copy of a session that may listen, as after an interruption, while the session itself waits in its reply.
 

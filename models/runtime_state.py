@@ -1,7 +1,7 @@
 """What a session carries from frame to frame."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,15 @@ class State:
         """The reply has ended, and with it what it should still have taken."""
         self.injected.clear()
         self.put_off, self.owed = 0, None
+
+    def copy(self) -> "State":
+        """Another session that goes on from here; the two share nothing."""
+        sound = replace(self.sound, source=self.sound.source.copy(), tail=self.sound.tail.copy())
+        return replace(
+            self, encoder=self.encoder.copy(), decoder=self.decoder.copy(), step=self.step.copy(), sound=sound,
+            history=self.history.copy(), prefix=self.prefix.copy(), script=self.script and self.script.copy(),
+            recent=list(self.recent), recent_log=list(self.recent_log), injected=self.injected.copy(),
+        )  # fmt: skip
 
 
 def latest(recent: list[int], text: int, transcript: int) -> list[int]:

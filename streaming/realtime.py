@@ -45,6 +45,7 @@ class OutMessage:
 
     text: str
     reply: int | None = None
+    event_id: str = ""
 
 
 class RealtimeProtocol:
@@ -87,6 +88,20 @@ class RealtimeProtocol:
     def open(self) -> None:
         """Greet the client; call once."""
         self._emit("session.created", session=self._session_json())
+
+    def resume(self, *, complete: bool) -> None:
+        """Greet the client that comes back on a new connection.
+
+        Args:
+            complete: whether it is sent all that has happened since the event that it named; else it can ask for items.
+        """
+        self._hearing = AudioDecoder(*self.config.audio.input.format.coding)  # half a sample was lost with the rest
+        resumed = {
+            "complete": complete,
+            "last_item_id": self._items.last_id,
+            "response_id": None if self._response is None else self._response.id,
+        }
+        self._emit("session.created", session=self._session_json(), resumed=resumed)
 
     def messages_to_send(self) -> list[OutMessage]:
         """Take the messages that wait for the wire, oldest first."""
@@ -313,5 +328,6 @@ class RealtimeProtocol:
             self._emit(body.pop("type"), **body)
 
     def _emit(self, type: str, reply: int | None = None, /, **fields: Any) -> None:
-        body = {"type": type, "event_id": self._new_id("event"), **fields}
-        self._outgoing.append(OutMessage(json.dumps(body, separators=(",", ":")), reply))
+        event_id = self._new_id("event")
+        body = {"type": type, "event_id": event_id, **fields}
+        self._outgoing.append(OutMessage(json.dumps(body, separators=(",", ":")), reply, event_id))

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import copy
 import json
 import threading
 import time
@@ -112,6 +113,10 @@ class FakeEngine:
         state.forks.append(heard_frames)
         return FakeState(ear=True)
 
+    def copy(self, state: object) -> FakeState:
+        assert isinstance(state, FakeState)
+        return copy.deepcopy(state)
+
     def pieces(self, text: str) -> list[int]:
         if not text.isascii() or not text.split():
             raise ValueError(f"nothing in {text!r} can be read")
@@ -190,11 +195,15 @@ class FakeClient:
     """
 
     def __init__(self, model: str | None = None, reads: bool = True, live: bool = False, holds: bool = False) -> None:
-        self.address = "test:1"
+        self.address, self.ip = "test:1", "test"
+        self.credential: bytes | None = None
+        self.lost = False  # how it ended
+        self.alive = True  # answers pings
         self.preset: dict[str, Any] = {}
         self.live = live
         self.sent: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
+        self.after: str | None = None  # of the URL
         self._model = model
         self._holds = holds
         self._reads = reads
@@ -203,7 +212,8 @@ class FakeClient:
         self._gone = asyncio.Event()
 
     def query(self, name: str) -> str | None:
-        return {"model": self._model, "holds": "true" if self._holds else None}.get(name)
+        asked = {"model": self._model, "holds": "true" if self._holds else None, "after": self.after}
+        return asked.get(name)
 
     async def receive(self) -> str | bytes | None:
         return await self._messages.get()
@@ -222,6 +232,12 @@ class FakeClient:
     async def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
 
+    async def answers(self, within_s: float) -> bool:
+        return self.alive
+
+    def abort(self) -> None:
+        self.drop()
+
     # the test's side
 
     def say(self, type: str, **fields: Any) -> None:
@@ -239,6 +255,12 @@ class FakeClient:
     def leave(self) -> None:
         """Close the connection."""
         self._messages.put_nowait(None)
+
+    def drop(self) -> None:
+        """Lose the connection: what was said still arrives."""
+        self.lost = True
+        self._messages.put_nowait(None)
+        self._gone.set()
 
     def vanish(self) -> None:
         """Close the connection, with messages still to be received."""

@@ -17,11 +17,11 @@ from agent.reply import ReplyConfig
 from agent.session import Session
 from agent.turn import TurnConfig
 from agent.worker import Worker
+from streaming.connection import Client
 from streaming.live import LiveProtocol
 from streaming.realtime import RealtimeProtocol
 from streaming.realtime_config import SessionConfig
 from streaming.vad import VadConfig
-from streaming.websocket import Client
 from tests.fakes import FakeClient, FakeEngine, eventually, spoken_turn
 from tests.fuzz import LIVE_TYPES, Fuzzer
 from tests.live import running_daemon

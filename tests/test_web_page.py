@@ -17,9 +17,10 @@ from playwright.async_api import Page, TimeoutError, async_playwright
 from agent.actions import load_actions
 from models.runtime import Engine
 from streaming import web_page
+from streaming.connection import Client
 from streaming.sound_files import read_audio
 from streaming.web_page import web_file
-from streaming.websocket import Client, RealtimeServer, ServerConfig
+from streaming.websocket import RealtimeServer, ServerConfig
 from tests.fakes import FakeEngine, eventually, silence
 from tests.live import running_daemon
 

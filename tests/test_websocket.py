@@ -16,8 +16,9 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatu
 from websockets.typing import Origin, Subprotocol
 
 from agent.logs import fields_of
+from streaming.connection import Client
 from streaming.tls import self_signed
-from streaming.websocket import Client, RealtimeServer, ServerConfig
+from streaming.websocket import RealtimeServer, ServerConfig
 from tests.fakes import eventually
 
 
