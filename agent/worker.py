@@ -9,7 +9,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
@@ -55,6 +55,9 @@ class StepEngine(Protocol):
 
     def recall(self, text: str, state: Any) -> None:
         """Make the next reply this text."""
+
+    def inject(self, tokens: Sequence[str], state: Any) -> None:
+        """Make prosody tokens the next pieces of the reply."""
 
     def aside(self, state: Any) -> Any:
         """A state that remembers nothing and hears on with ``state``."""
@@ -227,6 +230,14 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         await self._alone("recall", self._worker.engine.recall, text, self._state)
+
+    async def inject(self, tokens: Sequence[str]) -> None:
+        """Make prosody tokens the next pieces of the reply.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        await self._alone("inject", self._worker.engine.inject, tokens, self._state)
 
     async def forget(self) -> None:
         """Forget everything that was said.

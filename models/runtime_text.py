@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.errors import ProsodyTagError
-from models.prosody import PROSODY_TOKENS
+from models.prosody import PROSODY_IDS, PROSODY_TOKENS
 from models.runtime_state import State
 from models.sampling import greedy
 from models.tokenizer import EOS, FIRST_PIECE, FIRST_PROSODY, PAD, SpokenPiece, Tokenizer
@@ -48,6 +48,18 @@ def internal_ids(tokens: Sequence[str]) -> list[int]:
         if token not in PROSODY_TOKENS:
             raise ProsodyTagError(f"unknown prosody token {token[:40]!r}; known: {' '.join(PROSODY_TOKENS)}")
     return [FIRST_PROSODY + PROSODY_TOKENS.index(token) for token in tokens]
+
+
+def read_tokens(tokens: Sequence[str | int]) -> tuple[str, ...]:
+    """Prosody tokens by name from names or external ids.
+
+    Raises:
+        ProsodyTagError: one is none of the seven; the message names it and the known ones.
+    """
+    names = {number: name for name, number in PROSODY_IDS.items()}
+    named = tuple(names.get(token, str(token)) if isinstance(token, int) else token for token in tokens)
+    internal_ids(named)
+    return named
 
 
 def prosody_token(token: int) -> str:
