@@ -2,8 +2,8 @@
 
 * The question is taken up in a sentence ("Here is what makes us different."), where its grammar is simple enough.
 * The points follow in order and in their own words, each a sentence, with words between them as people say them.
-* Prosody: the marks of the points stay. Beside them there is a pause before a point that others went before, one word of
-  weight is stressed in each point that has no marks, and the voice falls at the end.
+* Prosody: the marks of the points stay. There is a pause before each sentence but the first, a word of weight is
+  stressed in a point that has no marks, and the voice falls at the end.
 """
 
 import re

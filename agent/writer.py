@@ -26,8 +26,8 @@ _THOUGHTS = re.compile(r"<think>.*?</think>", re.S)
 _MARKUP = re.compile(r"^\s*(?:[-*#]+|\d+\.)\s+|\*\*|__|`", re.M)
 _TASK = (
     "You are a voice agent. Answer the question in two to four short spoken sentences that make every talking point, "
-    "in order, and nothing else. Plain words, no lists and no markup. You may put these tokens right before a word, few "
-    f"of them: {' '.join(PROSODY_TOKENS)}. Use no other tags, and keep the tokens that the talking points have."
+    "in order, and nothing else. Plain words, no lists and no markup. You may put these tokens right before a "
+    f"word, few of them: {' '.join(PROSODY_TOKENS)}. Use no other tags, and keep those that the talking points have."
 )
 
 

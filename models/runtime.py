@@ -21,7 +21,7 @@ from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
 from models.prosody import strip_marks
 from models.runtime_state import State, latest
-from models.runtime_text import internal_ids, next_piece, prosody_token
+from models.runtime_text import enter_now, internal_ids, next_piece, prosody_token
 from models.sampling import CodeSampler, greedy, sigmoid
 from models.spoken_text import spoken
 from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
@@ -53,6 +53,7 @@ class StepOut:
     done: the reply is complete with this frame.
     mark: prosody token newly emitted; it is no part of the text. It changes the audio of the steps after this one.
     injected: that token came from :meth:`Engine.inject`.
+    entered: injected prosody token that was in time to change the audio of this very step.
     """
 
     pcm: np.ndarray | None = None
@@ -62,6 +63,7 @@ class StepOut:
     done: bool = False
     mark: str = ""
     injected: bool = False
+    entered: str = ""
 
 
 class Engine:
@@ -168,6 +170,7 @@ class Engine:
         inputs["mode"][:], inputs["user"][:] = SPEAKING, 0
         inputs["transcript"][:] = state.transcript
         state.transcript = PAD
+        entered = enter_now(inputs["text"], state)
         self._advance(state)
         state.reply_steps += 1
         last = int(inputs["text"][0, 0])
@@ -182,7 +185,7 @@ class Engine:
         if done:
             state.speaking, state.script = False, None
             state.drop_injected()
-        return StepOut(pcm, text, done=done, mark=prosody_token(token), injected=injected)
+        return StepOut(pcm, text, done=done, mark=prosody_token(token), injected=injected, entered=entered)
 
     def inject(self, tokens: Sequence[str], state: State) -> None:
         """Make prosody tokens the next pieces of the reply that is spoken, or of the next one before it begins.

@@ -12,7 +12,7 @@ from models.sampling import greedy
 from models.tokenizer import EOS, FIRST_PIECE, FIRST_PROSODY, PAD, SpokenPiece, Tokenizer
 
 MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
-MAX_WAIT_FOR_WORD = 1  # steps: with the one that runs and its own, three frames or 240 ms of audio go without the token
+MAX_WAIT_FOR_WORD = 1  # steps that an injected token waits for the end of a word of several pieces
 _NOTHING = SpokenPiece(PAD, "", False)
 
 
@@ -36,6 +36,23 @@ def next_piece(logits: np.ndarray, last: int, state: State, tokenizer: Tokenizer
         text = tokenizer.piece(token := greedy(logits))
         piece = SpokenPiece(token, text, text.startswith(" "))
     return _interject(piece, state)
+
+
+def enter_now(text: np.ndarray, state: State) -> str:
+    """Let the first injected token take the place of the nothing that was written last, before the model reads it.
+
+    Args:
+        text: the step's input, int64 [1, 1]; changed in place.
+        state: the session's; ``injected`` changes.
+
+    Returns:
+        The token's name, empty when there is none or its place is taken.
+    """
+    if not state.injected or state.owed is not None or int(text[0, 0]) != PAD:
+        return ""
+    token = state.injected.popleft()
+    text[:] = token
+    return prosody_token(token)
 
 
 def internal_ids(tokens: Sequence[str]) -> list[int]:
@@ -86,12 +103,13 @@ def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State
 def _interject(piece: SpokenPiece, state: State) -> tuple[SpokenPiece, bool]:
     """The injected token that takes this step, or ``piece``, what the step would write.
 
-    It stands right before a word, as in training, when one begins in this step or the next; else it does not wait. The
-    piece whose place it takes is owed: it is written in the next step that no other one takes.
+    It stands right before a word that begins now, as in training, takes an empty step, or waits for the end of a word.
+    The piece whose place it takes is owed: it is written in the next step that no other one takes.
     """
     if not state.injected or piece.token == EOS:
         return piece, False
-    if not piece.begins and state.put_off < MAX_WAIT_FOR_WORD:
+    goes_on = piece.token != PAD and not piece.begins
+    if goes_on and state.put_off < MAX_WAIT_FOR_WORD:
         state.put_off += 1
         return piece, False
     if piece.token != PAD:

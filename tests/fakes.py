@@ -210,6 +210,7 @@ class FakeClient:
         self.sent: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
         self.after: str | None = None  # of the URL
+        self.prosody: str | None = None  # of the URL
         self._model = model
         self._holds = holds
         self._reads = reads
@@ -218,7 +219,12 @@ class FakeClient:
         self._gone = asyncio.Event()
 
     def query(self, name: str) -> str | None:
-        asked = {"model": self._model, "holds": "true" if self._holds else None, "after": self.after}
+        asked = {
+            "model": self._model,
+            "holds": "true" if self._holds else None,
+            "after": self.after,
+            "prosody": self.prosody,
+        }
         return asked.get(name)
 
     async def receive(self) -> str | bytes | None:

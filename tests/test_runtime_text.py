@@ -6,7 +6,7 @@ import pytest
 from models.errors import ProsodyTagError
 from models.runtime import Engine, Mode, StepOut
 from models.runtime_state import State
-from models.runtime_text import MAX_WAIT_FOR_WORD, internal_ids, next_piece, prosody_token
+from models.runtime_text import MAX_WAIT_FOR_WORD, enter_now, internal_ids, next_piece, prosody_token
 from models.tokenizer import EOS, PAD
 from tests.tiny import speech_like, tokenizer
 
@@ -69,9 +69,20 @@ def test_no_piece_is_lost(state: State, tokens: list[int], step: int) -> None:
 
 
 def test_a_token_stands_right_before_a_word_that_is_near(state: State) -> None:
-    """As in training: with a word in this step or the next, nothing comes between the token and the word."""
-    assert _writes([PAD, LATTE], state, {0: [LOW]})[:3] == [PAD, LOW, LATTE]
+    """As in training: with a word that would begin now, nothing comes between the token and the word."""
     assert _writes([LATTE, PAD], state, {0: [LOW]})[:2] == [LOW, LATTE]
+
+
+def test_a_token_is_read_at_once_where_nothing_was_written(state: State) -> None:
+    """It takes the place of the latest PAD, before the model has read that; no other piece's place."""
+    for last, entered in ((PAD, "<pitch_low>"), (LATTE, "")):
+        state.injected.extend([LOW, PAUSE])
+        text = np.array([[last]])
+        assert enter_now(text, state) == entered
+        assert text[0, 0] == (LOW if entered else last)
+        assert len(state.injected) == (1 if entered else 2)
+        state.drop_injected()
+    assert enter_now(np.array([[PAD]]), state) == ""
 
 
 def test_a_word_is_not_cut_when_it_ends_in_time(state: State) -> None:
@@ -94,6 +105,15 @@ def test_tokens_have_names_and_ids() -> None:
 # --- with an engine ---------------------------------------------------------------------------------------------------
 
 
+def _taken(outs: list[StepOut]) -> list[tuple[str, int]]:
+    """Injected tokens, and the first steps that know of them."""
+    found: list[tuple[str, int]] = []
+    for index, out in enumerate(outs):
+        found += [(out.entered, index)] if out.entered else []
+        found += [(out.mark, index + 1)] if out.injected else []
+    return found
+
+
 def _say(engine: Engine, text: str, tokens: list[str], at: int) -> list[StepOut]:
     state = engine.new_state()
     engine.read(text, state, say=True)
@@ -114,20 +134,20 @@ def test_a_script_is_said_whole_around_an_injection(engine: Engine, at: int) -> 
     """Text that is given stays as it is, and the step that took the token tells."""
     outs = _say(engine, "a large latte with soy milk", ["<pitch_low>"], at)
     assert "".join(out.text for out in outs).strip() == "a large latte with soy milk"
-    marks = [(index, out.mark) for index, out in enumerate(outs) if out.injected]
-    assert [mark for _, mark in marks] == ["<pitch_low>"]
-    assert at <= marks[0][0] <= at + MAX_WAIT_FOR_WORD
+    ((token, step),) = _taken(outs)
+    assert token == "<pitch_low>"
+    assert at <= step <= at + MAX_WAIT_FOR_WORD + 1
 
 
 def test_audio_changes_right_after_the_token(engine: Engine) -> None:
-    """Up to the step that takes the token the audio is the same to the bit, and from the next one on another."""
+    """Up to the step that knows of the token the audio is the same to the bit, and from there on another."""
     plain = _say(engine, "a large latte with soy milk", [], 0)
     changed = _say(engine, "a large latte with soy milk", ["<pitch_low>"], 5)
-    taken = next(index for index, out in enumerate(changed) if out.injected)
+    ((_, taken),) = _taken(changed)
     pairs = [(a.pcm, b.pcm) for a, b in zip(plain, changed, strict=False)]
     same = [a is b is None or bool(np.array_equal(a, b)) for a, b in pairs]  # type: ignore[arg-type]
-    assert all(same[: taken + 1])
-    assert not same[taken + 1]
+    assert all(same[:taken])
+    assert not same[taken]
 
 
 def test_tokens_of_the_text_are_told_and_not_spoken(engine: Engine) -> None:

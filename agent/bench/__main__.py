@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.bench import speed
+from agent.bench import inject, speed
 from agent.bench.figures import provenance
 from agent.errors import AgentError
 from models.errors import ModelError
@@ -31,6 +31,7 @@ class Measurement(Protocol):
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "speed": speed,
+    "inject": inject,
 }
 DEFAULT = "speed"
 
