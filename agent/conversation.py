@@ -76,7 +76,7 @@ class Conversation:
         speak = self._emit if actions is None else ActingEmitter(actions.replies, self._emit)
         told = (self._model_heard, self._reply_ended, self._overheard)
         self._mind = Mind(lane, replies, speak, clock, self.metrics, *told, actions.prompts if actions else None)
-        self.delivery = self._mind.delivery  # prosody tokens go there
+        self.injector = self._mind.injector  # prosody tokens go there
 
     @property
     def idle(self) -> bool:
@@ -151,7 +151,7 @@ class Conversation:
             case events.ConfigureSession():
                 self._configure(command.config)
             case events.InjectProsody():
-                self.delivery.obey(command)
+                self.injector.obey(command)
 
     async def _hand_over(self, item: Item) -> None:
         await self._mind.room()

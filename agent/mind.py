@@ -16,8 +16,8 @@ from dataclasses import replace
 import numpy as np
 
 from agent import inbox
-from agent.delivery import Delivery
 from agent.ear import Ear
+from agent.injection import Injector
 from agent.memory import Memory
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
@@ -69,7 +69,7 @@ class Mind:
         self._reply: Reply | None = None
         self._reply_number = 0
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
-        self._ear, self.delivery = Ear(lane), Delivery(lane, emit, config.prosody_policy)
+        self._ear, self.injector = Ear(lane), Injector(lane, emit, config.prosody_policy)
         self._speculation: Speculation | None = None
         self._paused_at: float | None = None
         self._settle_at: float | None = None
@@ -240,7 +240,7 @@ class Mind:
                 await self._overhear(item)
             case inbox.Respond():
                 await self._begin(item)
-            case inbox.Speculate() if self._memory.may_be_answered(item.turn) and not self.delivery.leads:
+            case inbox.Speculate() if self._memory.may_be_answered(item.turn) and not self.injector.leads:
                 self._speculation = Speculation(self._lane, item)
                 self._metrics.speculated += 1
             case inbox.Finish():
@@ -288,7 +288,7 @@ class Mind:
         reply.begun, reply.made, reply.paused_at = made is not None, made or deque(), self._paused_at
         self._metrics.replies += 1
         self._metrics.mark(item.turn, "reply", self._clock())
-        self.delivery.begin(reply)
+        self.injector.begin(reply)
         self._emit(events.ReplyStarted(self._reply_number, item.options))
 
     async def _begun_early(self, item: inbox.Respond) -> deque[StepOut] | None:
@@ -305,7 +305,7 @@ class Mind:
 
     async def _speak(self, reply: Reply) -> None:
         reply.begun = True
-        out = reply.made.popleft() if reply.made else await self.delivery.step()
+        out = reply.made.popleft() if reply.made else await self.injector.step()
         if reply.generation != self._lane.generation:
             return  # interrupted while the step ran
         reply.steps += 1
@@ -317,7 +317,7 @@ class Mind:
             self._emit(events.ReplyText(out.text))
         if out.pcm is not None and not reply.options.text_only:
             self._send_audio(reply, out.pcm)
-        self.delivery.spoken(out)
+        self.injector.spoken(out)
         if reply.steps == _SETTLE_STEPS:
             self._complete_transcript()
         if out.done:
@@ -342,7 +342,7 @@ class Mind:
         assert reply is not None, "no reply to close"
         self._reply = None
         self._memory.close(reply)
-        self.delivery.end(status)
+        self.injector.end(status)
         self._inbox.done()
         self._metrics.reply_ended(reply.turn, status, reply.pacer.frames)
         self._complete_transcript()

@@ -208,7 +208,7 @@ class Telegraph:
                 return said
             case Prosody():
                 tokens = command.tokens
-                return self._tell(command.to, "cannot_inject", lambda each: each.delivery.inject(tokens))
+                return self._tell(command.to, "cannot_inject", lambda each: each.injector.inject(tokens))
             case Interrupt():
                 return {"conversations": [line.name for line in self._lines_of(command.to) if line.interrupt()]}
             case Mute():
@@ -255,7 +255,7 @@ class Telegraph:
     def _apply(self, conversation: Conversation) -> None:
         conversation.muted = self._options.muted
         conversation.volume = self._options.volume
-        conversation.delivery.standing = tuple(self._options.prosody)
+        conversation.injector.standing = tuple(self._options.prosody)
         conversation.set_eagerness(self._options.eagerness)
 
 

@@ -19,7 +19,7 @@ from models.artefacts import open_graph, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
-from models.prosody import strip_marks
+from models.prosody import canonical, strip_marks
 from models.runtime_state import State, latest
 from models.runtime_text import enter_now, internal_ids, next_piece, prosody_token
 from models.sampling import CodeSampler, greedy, sigmoid
@@ -207,7 +207,7 @@ class Engine:
         return self._cut(spoken(text))
 
     def _cut(self, text: str) -> list[SpokenPiece]:
-        tokens = self._tokenizer.spoken(text)
+        tokens = self._tokenizer.spoken(canonical(text))
         if not tokens:
             raise ValueError(f"nothing in {text[:80]!r} can be read: it needs words or figures")
         if len(tokens) > self._window // 4:

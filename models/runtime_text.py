@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.errors import ProsodyTagError
-from models.prosody import PROSODY_IDS, PROSODY_TOKENS
+from models.prosody import PAUSES, PROSODY_IDS, PROSODY_TOKENS
 from models.runtime_state import State
 from models.sampling import greedy
 from models.tokenizer import EOS, FIRST_PIECE, FIRST_PROSODY, PAD, SpokenPiece, Tokenizer
@@ -91,8 +91,9 @@ def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State
         ended = greedy(row) == EOS or state.waited > MAX_WAIT
         return SpokenPiece(EOS, "", False) if ended else _NOTHING
     others = np.logaddexp.reduce(np.delete(row, PAD))
-    begins = script[0].begins and not prosody_token(last)
-    inside = state.waited == 0 and state.reply_steps > 1 and not begins
+    # a word goes on, or it is next after its prosody token; a pause has its silence before the next word
+    within = not script[0].begins or prosody_token(last) not in ("", *PAUSES)
+    inside = state.waited == 0 and state.reply_steps > 1 and within
     if inside or others > row[PAD] or state.waited >= MAX_WAIT:
         state.waited = 0
         return script.popleft()

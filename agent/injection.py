@@ -1,4 +1,4 @@
-"""How a reply is delivered: the prosody tokens that are put into it while it is spoken, and what becomes of them."""
+"""What is put into a reply from outside: the prosody tokens that are put into it while it is spoken, and what becomes of them."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from streaming import realtime_events as events
 MAX_WAITING = 16  # tokens, each of which takes a frame
 
 
-class Delivery:
+class Injector:
     """Takes prosody tokens from outside to the reply that is spoken.
 
     Args:
