@@ -1,4 +1,4 @@
-"""What is put into a reply from outside: the prosody tokens that are put into it while it is spoken, and what becomes of them."""
+"""The prosody tokens that are put into a reply from outside, while it is spoken, and what becomes of them."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
