@@ -51,7 +51,8 @@ class State:
         sound = replace(self.sound, source=self.sound.source.copy(), tail=self.sound.tail.copy())
         return replace(
             self, encoder=self.encoder.copy(), decoder=self.decoder.copy(), step=self.step.copy(), sound=sound,
-            history=self.history.copy(), prefix=self.prefix.copy(), script=self.script and self.script.copy(),
+            history=self.history.copy(), prefix=self.prefix.copy(),
+            script=None if self.script is None else self.script.copy(),
             recent=list(self.recent), recent_log=list(self.recent_log), injected=self.injected.copy(),
         )  # fmt: skip
 

@@ -7,12 +7,15 @@ from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from streaming.admission import credential_of
 from streaming.http_api import LIVE_PATHS
 from streaming.http_request import RequestReader
 
 GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
+
+_FOR_GOOD = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD)
 
 
 class Connection(ServerConnection):
@@ -70,13 +73,14 @@ class Client:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection, which is closed, broke: the client did not close it and did nothing that is wrong.
+        """Whether the connection, which is closed, broke: the client did not leave and did nothing that is wrong.
 
-        It is gone without a word, or it answered no pings, or did not take what it was sent.
+        It is gone without a word, or it answered no pings, or did not take what it was sent, or it closed with another
+        code than those for good (1000, 1001, or none).
         """
         ends = self._connection.protocol
         if ends.close_rcvd is not None and ends.close_rcvd_then_sent:
-            return False
+            return ends.close_rcvd.code not in _FOR_GOOD
         return ends.close_sent is None or ends.close_sent.code in (INTERNAL_ERROR, TRY_AGAIN_LATER)
 
     def query(self, name: str) -> str | None:

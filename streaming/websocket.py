@@ -36,6 +36,7 @@ from streaming.tls import server_context
 logger = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 2.0
+_PING_INTERVAL_S = 20.0
 _PING_TIMEOUT_S = 60.0  # a client that sends faster than real time has its pong far behind its own audio
 
 
@@ -141,6 +142,7 @@ class RealtimeServer:
             select_subprotocol=_select_subprotocol,
             compression=None,  # latency matters more than bytes
             max_size=int(config.max_message_mib * 2**20),
+            ping_interval=_PING_INTERVAL_S,
             ping_timeout=_PING_TIMEOUT_S,
             close_timeout=_CLOSE_TIMEOUT_S,
             server_header="repartee",

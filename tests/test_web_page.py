@@ -342,6 +342,31 @@ async def test_a_full_server_and_one_that_goes_and_comes_back(tmp_path: Path) ->
 
 
 @in_browser
+async def test_a_lost_connection_is_taken_up_again(tmp_path: Path) -> None:
+    """Cut in the middle of a reply: the page comes back to its session, and plays the whole reply."""
+    microphone = np.concatenate([silence(1.0), read_audio(SPOKEN / "question.wav"), silence(120.0)])
+    engine = FakeEngine(reply_frames=60)
+    async with running_daemon(engine, *FAKE_SETTINGS) as daemon, browser_page(tmp_path, microphone) as page:
+        log = sent_and_received(page)
+        await page.goto(f"http://127.0.0.1:{daemon.port}/")
+        await page.click("#talk")
+        await state(page, "speaking")
+        (session,) = daemon.sessions
+        assert session.door.link is not None
+        session.door.link.client.abort()
+        await eventually(lambda: len(events_of(log, "received", "session.created")) == 2, 30.0)
+        before, after = events_of(log, "received", "session.created")
+        assert after["session"]["id"] == before["session"]["id"]
+        assert after["resumed"]["complete"]
+        await says(page, "w1", "sure one latte coming")
+        await state(page, "listening")
+        assert await page.locator("#transcript .divider").count() == 0
+        assert await page.locator("#transcript .ahead, #transcript .cut").count() == 0  # all of it was heard
+        assert session.conversation.metrics.resumed == 1
+        assert len(engine.states) == 1
+
+
+@in_browser
 async def test_a_server_that_takes_no_text(tmp_path: Path) -> None:
     """What was typed comes back with the reason, and nobody is invited to type again."""
 
@@ -605,6 +630,9 @@ async def test_what_a_close_means(tmp_path: Path) -> None:
             "url": "ws://a/v1/realtime?holds=true",
             "protocols": ["realtime"],
         }
+        again = "async (page) => (await import('/connection.js')).address(page, {id: 'sess_1', last: 'event_2'}).url"
+        place = {"protocol": "http:", "host": "a", "hash": ""}
+        assert await page.evaluate(again, place) == "ws://a/v1/realtime?holds=true&session_id=sess_1&after=event_2"
         explain = "async (close) => (await import('/connection.js')).explain(...close)"
         for close, words, again in [
             ([1013, "", "the server is at capacity", False, None], "capacity", True),

@@ -99,10 +99,10 @@ function playing(report) {
 
 function connected(state, message, seconds) {
   clearInterval(countdown);
-  if (state === "off" || state === "waiting" || state === "failed") conversation.ended();
+  if (state === "off" || state === "failed") conversation.ended();
   if (state === "open") {
     notify("");
-    transcript.divide("A new conversation: the agent starts afresh");
+    if (!connection.resumed) transcript.divide("A new conversation: the agent starts afresh");
     sendTyped();
   } else if (state === "waiting") {
     const until = performance.now() + 1000 * seconds;

@@ -148,7 +148,7 @@ export class Conversation {
   /** Take one server event. */
   take(event) {
     const { type, item_id: item } = event;
-    if (type === "session.created") this.#begin(event.session);
+    if (type === "session.created") event.resumed ? this.#goOn(event.resumed) : this.#begin(event.session);
     else if (type === "error") this.#objected(event.error);
     else if (type.startsWith("input_audio_buffer.")) this.#heard(type.split(".")[1], event);
     else if (type === "repartee.reply.held") this.audio.hold();
@@ -162,8 +162,17 @@ export class Conversation {
     this.on.activity();
   }
 
+  /** The connection was lost, and here is the session again; with what was missed, if that is `complete`. */
+  #goOn({ complete }) {
+    this.holding = null;
+    if (complete) return;
+    if (this.heardUser) this.transcript.drop(this.heardUser);
+    this.heardUser = this.response = null;
+    this.expecting = false;
+  }
+
   #begin(session) {
-    this.#reset();
+    this.ended();
     this.tools = session.tools ?? [];
     this.on.order(this.order.state, this.tools);
     this.#configure();
@@ -279,6 +288,7 @@ export class Conversation {
   }
 
   #truncate({ id, played }) {
+    if (!this.received.has(id)) return; // of a session that is over
     const heardMs = Math.floor(Math.max(0, played / SAMPLES_PER_MS - this.audio.outputDelayMs));
     this.received.delete(id);
     this.marks.delete(id);
