@@ -81,7 +81,7 @@ def _plain_marks(text: str) -> str:
     """Typographic marks as plain ones; pictures are dropped."""
     text = unicodedata.normalize("NFKC", text.replace(_KEPT, "\0")).replace("\u2044", "/")
     text = re.sub(r"(?<=\w)\0", ".", text).replace("\0", _KEPT)
-    text = text.translate(str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "−": "-", "×": " times "}))
+    text = text.translate(str.maketrans("’‘“”−", "''\"\"-")).replace("×", " times ")
     text = re.sub(r"\s*[–—]\s*(?=\d)|\s*[–—]\s*", lambda dash: "-" if "\u2013" in dash.group() else ", ", text)
     return "".join(char for char in text if char == "°" or unicodedata.category(char) not in ("So", "Sk", "Cs", "Co"))
 

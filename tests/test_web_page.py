@@ -623,16 +623,19 @@ async def test_what_a_close_means(tmp_path: Path) -> None:
     async with modules(tmp_path) as page:
         address = "async (page) => (await import('/connection.js')).address(page)"
         assert await page.evaluate(address, {"protocol": "https:", "host": "a:1", "hash": "#token=s%20t"}) == {
-            "url": "wss://a:1/v1/realtime?holds=true",
+            "url": "wss://a:1/v1/realtime?holds=true&prosody=true",
             "protocols": ["realtime", "openai-insecure-api-key.s t"],
         }
         assert await page.evaluate(address, {"protocol": "http:", "host": "a", "hash": ""}) == {
-            "url": "ws://a/v1/realtime?holds=true",
+            "url": "ws://a/v1/realtime?holds=true&prosody=true",
             "protocols": ["realtime"],
         }
         again = "async (page) => (await import('/connection.js')).address(page, {id: 'sess_1', last: 'event_2'}).url"
         place = {"protocol": "http:", "host": "a", "hash": ""}
-        assert await page.evaluate(again, place) == "ws://a/v1/realtime?holds=true&session_id=sess_1&after=event_2"
+        assert (
+            await page.evaluate(again, place)
+            == "ws://a/v1/realtime?holds=true&prosody=true&session_id=sess_1&after=event_2"
+        )
         explain = "async (close) => (await import('/connection.js')).explain(...close)"
         for close, words, again in [
             ([1013, "", "the server is at capacity", False, None], "capacity", True),
