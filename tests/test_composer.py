@@ -45,15 +45,15 @@ def test_later_answers_know_that_they_are_later() -> None:
 
 def test_points_stay_in_order_with_their_marks() -> None:
     """Every word and mark of every point is there, in order, whatever stands between them."""
-    points = ["- <pitch_low>Open <emph>daily", "2) no  queues", "Anna brews, she does", "Is that <pitch_rising>all?"]
+    points = ["- <pitch_low>Open <emph>daily", "2) no  queues", "NASA brews, it does", "Is that <pitch_rising>all?"]
     text = compose("Why?", points)
     at = 0
-    for point in ("pen <emph>daily", "queues", "Anna brews, she does", "s that <pitch_rising>all?"):
+    for point in ("pen <emph>daily", "queues", "NASA brews, it does", "s that <pitch_rising>all?"):
         at = text.index(point, at) + len(point)
     assert text.index("<pitch_low>") < text.index("pen <emph>daily")
     assert "<pitch_falling>" not in text  # the last point ends in a way of its own
     said = strip_marks(text)
-    assert said == "First, open daily. Then, no queues. Also, Anna brews, she does. And finally, is that all?"
+    assert said == "First, open daily. Then, no queues. Also, NASA brews, it does. And finally, is that all?"
 
 
 def test_prosody_where_people_use_it() -> None:
