@@ -63,22 +63,20 @@ class Conversation:
         self.metrics = metrics or SessionMetrics()
         self.muted = False  # what the user says counts as silence
         self.volume = 1.0  # of replies, as a factor
-        self._lane = lane
-        self._listeners, self._clock = [emit], clock
+        self._lane, self._listeners, self._clock = lane, [emit], clock
         self._detection = Detection(vad, turns)
         self._vad, self._detect = Vad(vad), True
         self._framer = Framer(lane.frame_size)
-        self._now = 0  # samples received: the session's clock
+        self._now = self._turn_began = 0  # samples received: the session's clock
         self._taker = TurnTaker(turns)
-        self._turn_began = 0
         self._idle_since: int | None = None
-        self._defaults = events.CreateResponse()
-        self._listener_stops = listener_stops
+        self._defaults, self._listener_stops = events.CreateResponse(), listener_stops
         self._doubted: deque[tuple[np.ndarray, int]] = deque()  # frames; bound: doubt ends, see TurnConfig
         self._held = HeldAudio(lane.frame_size)
         speak = self._emit if actions is None else ActingEmitter(actions.replies, self._emit)
         told = (self._model_heard, self._reply_ended, self._overheard)
         self._mind = Mind(lane, replies, speak, clock, self.metrics, *told, actions.prompts if actions else None)
+        self.injector = self._mind.injector  # prosody tokens go there
 
     @property
     def idle(self) -> bool:
@@ -152,6 +150,8 @@ class Conversation:
                 await self._hand_over(Recollect(command.lines, command.latest_reply))
             case events.ConfigureSession():
                 self._configure(command.config)
+            case events.InjectProsody():
+                self.injector.obey(command)
 
     async def _hand_over(self, item: Item) -> None:
         await self._mind.room()

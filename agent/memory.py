@@ -129,6 +129,10 @@ class Memory:
             await self.take_in(line)
         self._used = used
 
+    def may_be_answered(self, turn: int) -> bool:
+        """Whether an answer to this turn may be begun before it is over."""
+        return turn == self.open_turn and self.recollect is None
+
     def answered_early(self, words: str, silent_frames: int) -> None:
         """The answer was begun on a copy, which is the session now, and had heard this as well."""
         self._tail_due = self.unanswered = False

@@ -17,6 +17,7 @@ import numpy as np
 
 from agent import inbox
 from agent.ear import Ear
+from agent.injection import Injector
 from agent.memory import Memory
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
@@ -68,7 +69,7 @@ class Mind:
         self._reply: Reply | None = None
         self._reply_number = 0
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
-        self._ear = Ear(lane)
+        self._ear, self.injector = Ear(lane), Injector(lane, emit, config.prosody_policy)
         self._speculation: Speculation | None = None
         self._paused_at: float | None = None
         self._settle_at: float | None = None
@@ -239,7 +240,7 @@ class Mind:
                 await self._overhear(item)
             case inbox.Respond():
                 await self._begin(item)
-            case inbox.Speculate() if item.turn == self._memory.open_turn and self._memory.recollect is None:
+            case inbox.Speculate() if self._memory.may_be_answered(item.turn) and not self.injector.leads:
                 self._speculation = Speculation(self._lane, item)
                 self._metrics.speculated += 1
             case inbox.Finish():
@@ -256,8 +257,7 @@ class Mind:
                 await self._memory.change(item)
 
     async def _overhear(self, item: inbox.Overhear) -> None:
-        reply = self._reply
-        if reply is None or reply.held_at is None:
+        if (reply := self._reply) is None or reply.held_at is None:
             return  # it is known by now
         words = await self._ear.hear(item.pcm, reply.heard_frames(self._clock()), last=item.last)
         if reply.held_at is not None and reply is self._reply:
@@ -288,6 +288,7 @@ class Mind:
         reply.begun, reply.made, reply.paused_at = made is not None, made or deque(), self._paused_at
         self._metrics.replies += 1
         self._metrics.mark(item.turn, "reply", self._clock())
+        self.injector.begin(reply)
         self._emit(events.ReplyStarted(self._reply_number, item.options))
 
     async def _begun_early(self, item: inbox.Respond) -> deque[StepOut] | None:
@@ -304,7 +305,7 @@ class Mind:
 
     async def _speak(self, reply: Reply) -> None:
         reply.begun = True
-        out = reply.made.popleft() if reply.made else await self._lane.step(None, Mode.SPEAK)
+        out = reply.made.popleft() if reply.made else await self.injector.step()
         if reply.generation != self._lane.generation:
             return  # interrupted while the step ran
         reply.steps += 1
@@ -314,8 +315,9 @@ class Mind:
             self._metrics.mark(reply.turn, "text", self._clock())
             reply.texts += 1
             self._emit(events.ReplyText(out.text))
-        if out.pcm is not None:
+        if out.pcm is not None and not reply.options.text_only:
             self._send_audio(reply, out.pcm)
+        self.injector.spoken(out)
         if reply.steps == _SETTLE_STEPS:
             self._complete_transcript()
         if out.done:
@@ -324,8 +326,6 @@ class Mind:
             self._end(reply, "incomplete", "max_output_tokens")
 
     def _send_audio(self, reply: Reply, pcm: np.ndarray) -> None:
-        if reply.options.text_only:
-            return
         self._metrics.mark(reply.turn, "audio", self._clock())
         self._metrics.underruns += not reply.pacer.sent(self._clock())
         self._metrics.frames_spoken += 1
@@ -342,6 +342,7 @@ class Mind:
         assert reply is not None, "no reply to close"
         self._reply = None
         self._memory.close(reply)
+        self.injector.end(status)
         self._inbox.done()
         self._metrics.reply_ended(reply.turn, status, reply.pacer.frames)
         self._complete_transcript()

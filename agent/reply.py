@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.pacing import Pacer
+from agent.prosody_policy import PolicyName
 from models.runtime import StepOut
 from streaming.realtime_events import CreateResponse, Usage
 
@@ -26,6 +27,8 @@ class ReplyConfig(BaseModel):
     the user says goes on with the turn before it."""
     max_reply_s: float = Field(60.0, gt=0.0)
     """A reply that is not done by then is ended."""
+    prosody_policy: PolicyName | None = None
+    """Who adds prosody tokens to replies: see :mod:`agent.prosody_policy`."""
     inbox_frames: int = Field(8, ge=1)
     """Frames that may wait for the model; a sender that is faster is made to wait."""
     held_frames: int = Field(750, ge=1)

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 from agent.actions import Actions
 from agent.conversation import Conversation
@@ -24,6 +23,7 @@ from agent.link import Door, Link
 from agent.logs import SessionLogger
 from agent.metrics import SessionMetrics
 from agent.outgoing import Outgoing
+from agent.protocols import protocol_for
 from agent.reply import ReplyConfig
 from agent.telegraph import Telegraph
 from agent.transcripts import Transcripts
@@ -32,9 +32,7 @@ from agent.worker import Worker
 from streaming import realtime_events as events
 from streaming.connection import GOING_AWAY, INTERNAL_ERROR, POLICY, TRY_AGAIN_LATER, Client
 from streaming.frames import SAMPLE_RATE_HZ
-from streaming.live import LiveProtocol
 from streaming.realtime import RealtimeProtocol
-from streaming.realtime_config import SessionConfig, merge
 from streaming.vad import VadConfig
 
 _KEPT_BYTES = 4 * 2**20  # of messages that were sent, for a client that comes back: about a minute of speech
@@ -95,12 +93,7 @@ class Session:
         self._telegraph = telegraph
         expires_at = int(time.time() + limits.lifetime_s)
         self._holds = client.query("holds") == "true"  # the client stops playing while a reply is held
-        config = initial_config(client.query("model"), actions.tools if actions else [], client.preset)
-        self._protocol: RealtimeProtocol | LiveProtocol = (
-            LiveProtocol(expires_at, check_text=worker.check_text)
-            if client.live
-            else RealtimeProtocol(config, expires_at, check_text=worker.check_text, holds=self._holds)
-        )
+        self._protocol = protocol_for(client, worker, actions, expires_at, holds=self._holds)
         self._grace_s = 0.0 if client.live else limits.resume_grace_s
         kept = _KEPT_BYTES if self._grace_s else 0
         self._outgoing = Outgoing(limits.outgoing_messages, int(limits.outgoing_mib * 2**20), kept)
@@ -330,14 +323,6 @@ class Session:
                 except TimeoutError:
                     break
         await client.close(code, reason[:120])
-
-
-def initial_config(
-    model: str | None, tools: list[dict[str, Any]], preset: dict[str, Any] | None = None
-) -> SessionConfig:
-    """The configuration a session starts with: the domain's tools, what the client's secret was made with, defaults."""
-    config = SessionConfig(model=model or "local", tools=tools)
-    return merge(config, {**preset, "model": config.model}, spoken=False) if preset else config
 
 
 def _too_much(what: str) -> _Over:

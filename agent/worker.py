@@ -64,6 +64,9 @@ class StepEngine(Protocol):
     def recall(self, text: str, state: Any) -> None:
         """Make the next reply this text."""
 
+    def inject(self, tokens: Sequence[str], state: Any) -> None:
+        """Make prosody tokens the next pieces of the reply."""
+
     def aside(self, state: Any) -> Any:
         """A state that remembers nothing and hears on with ``state``."""
 
@@ -255,6 +258,14 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         await self._alone("recall", self._worker.engine.recall, text, self._state)
+
+    async def inject(self, tokens: Sequence[str]) -> None:
+        """Make prosody tokens the next pieces of the reply.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        await self._alone("inject", self._worker.engine.inject, tokens, self._state)
 
     async def forget(self) -> None:
         """Forget everything that was said.

@@ -6,7 +6,7 @@ import copy
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ class FakeState:
     listened: int = 0
     broken: bool = False
     ear: bool = False
+    injected: list[str] = field(default_factory=list)  # prosody tokens that the reply has still to take
 
 
 class FakeEngine:
@@ -95,7 +96,7 @@ class FakeEngine:
         if pcm is None or pcm.shape != (FRAME,) or pcm.dtype != np.float32:
             raise ValueError("expected float32 [1920]")
         if mode is Mode.LISTEN:
-            state.reply_step, state.script = 0, None
+            state.reply_step, state.script, state.injected = 0, None, []
             state.heard.append(pcm)
             state.listened += 1
             word = self.understands_sounds if state.ear else state.listened % 5 == 1
@@ -106,7 +107,7 @@ class FakeEngine:
     def truncate_reply(self, state: object, heard_frames: int) -> None:
         assert isinstance(state, FakeState)
         state.truncations.append(heard_frames)
-        state.reply_step, state.script = 0, None
+        state.reply_step, state.script, state.injected = 0, None, []
 
     def fork(self, state: object, heard_frames: int) -> FakeState:
         assert isinstance(state, FakeState)
@@ -133,6 +134,10 @@ class FakeEngine:
         assert isinstance(state, FakeState)
         state.script, state.reply_step = text.split(), 0
 
+    def inject(self, tokens: Sequence[str], state: object) -> None:
+        assert isinstance(state, FakeState)
+        state.injected += tokens
+
     def aside(self, state: object) -> FakeState:
         return self.new_state()
 
@@ -150,7 +155,8 @@ class FakeEngine:
         done = frame == self.reply_frames - 1
         if done:
             state.reply_step, state.script = 0, None
-        return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done)
+        mark = state.injected.pop(0) if state.injected and not done else ""
+        return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done, mark, bool(mark))
 
 
 def tone(samples: int, hz: float = 220.0, start: int = 0, level: float = 0.3) -> np.ndarray:
@@ -204,6 +210,7 @@ class FakeClient:
         self.sent: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
         self.after: str | None = None  # of the URL
+        self.prosody: str | None = None  # of the URL
         self._model = model
         self._holds = holds
         self._reads = reads
@@ -212,7 +219,12 @@ class FakeClient:
         self._gone = asyncio.Event()
 
     def query(self, name: str) -> str | None:
-        asked = {"model": self._model, "holds": "true" if self._holds else None, "after": self.after}
+        asked = {
+            "model": self._model,
+            "holds": "true" if self._holds else None,
+            "after": self.after,
+            "prosody": self.prosody,
+        }
         return asked.get(name)
 
     async def receive(self) -> str | bytes | None:

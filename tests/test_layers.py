@@ -38,6 +38,7 @@ RUNTIME_MODELS = (
     "prosody",
     "runtime",
     "sampling",
+    "spoken_text",
     "synthesis",
     "tokenizer",
 )

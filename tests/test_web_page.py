@@ -15,6 +15,7 @@ import soxr
 from playwright.async_api import Page, TimeoutError, async_playwright
 
 from agent.actions import load_actions
+from models.prosody import PROSODY_TOKENS
 from models.runtime import Engine
 from streaming import web_page
 from streaming.connection import Client
@@ -251,6 +252,30 @@ async def test_an_interruption_is_told_where_it_was_heard(tmp_path: Path) -> Non
         (conversation,) = engine.states[-1:]
         await eventually(lambda: min(conversation.truncations, default=heard_frames + 1) <= heard_frames)
         await state(page, "speaking")  # and the second question is answered
+        assert not events_of(log, "received", "error")
+
+
+@in_browser
+async def test_prosody_buttons(tmp_path: Path) -> None:
+    """They work while a reply is made, and put their tokens into it; there is one for each token."""
+    async with (
+        running_daemon(FakeEngine(reply_frames=250), *FAKE_SETTINGS) as daemon,
+        browser_page(tmp_path, silence(60.0)) as page,
+    ):
+        log = sent_and_received(page)
+        await page.goto(f"http://127.0.0.1:{daemon.port}/")
+        values = [await button.get_attribute("value") for button in await page.locator("#prosody button").all()]
+        assert sorted(map(str, values)) == sorted(PROSODY_TOKENS)
+        assert await page.locator("#prosody button:enabled").count() == 0
+        await page.fill("#composer input", "hello")
+        await page.press("#composer input", "Enter")
+        await page.locator("#prosody button:enabled").first.wait_for()
+        await page.click("#prosody button >> text=Lower")
+        await eventually(lambda: bool(events_of(log, "received", "repartee.prosody.entered")))
+        (sent,) = events_of(log, "sent", "repartee.prosody.inject")
+        (told,) = events_of(log, "received", "repartee.prosody.entered")
+        assert (told["token"], told["request_event_id"]) == ("<pitch_low>", sent["event_id"])
+        await page.locator("#prosody .waiting").wait_for(state="detached")
         assert not events_of(log, "received", "error")
 
 
@@ -623,16 +648,19 @@ async def test_what_a_close_means(tmp_path: Path) -> None:
     async with modules(tmp_path) as page:
         address = "async (page) => (await import('/connection.js')).address(page)"
         assert await page.evaluate(address, {"protocol": "https:", "host": "a:1", "hash": "#token=s%20t"}) == {
-            "url": "wss://a:1/v1/realtime?holds=true",
+            "url": "wss://a:1/v1/realtime?holds=true&prosody=true",
             "protocols": ["realtime", "openai-insecure-api-key.s t"],
         }
         assert await page.evaluate(address, {"protocol": "http:", "host": "a", "hash": ""}) == {
-            "url": "ws://a/v1/realtime?holds=true",
+            "url": "ws://a/v1/realtime?holds=true&prosody=true",
             "protocols": ["realtime"],
         }
         again = "async (page) => (await import('/connection.js')).address(page, {id: 'sess_1', last: 'event_2'}).url"
         place = {"protocol": "http:", "host": "a", "hash": ""}
-        assert await page.evaluate(again, place) == "ws://a/v1/realtime?holds=true&session_id=sess_1&after=event_2"
+        assert (
+            await page.evaluate(again, place)
+            == "ws://a/v1/realtime?holds=true&prosody=true&session_id=sess_1&after=event_2"
+        )
         explain = "async (close) => (await import('/connection.js')).explain(...close)"
         for close, words, again in [
             ([1013, "", "the server is at capacity", False, None], "capacity", True),

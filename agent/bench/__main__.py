@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.bench import sessions, soak, speed, voice
+from agent.bench import inject, sessions, soak, speed, voice
 from agent.bench.figures import provenance
 from agent.errors import AgentError
 from models.errors import ModelError
@@ -34,6 +34,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "soak": soak,
     "speed": speed,
     "voice": voice,
+    "inject": inject,
 }
 DEFAULT = "speed"
 

@@ -4,6 +4,7 @@ import { Audio, AudioProblem, INSECURE } from "./audio.js";
 import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { Meter } from "./meter.js";
+import { ProsodyButtons } from "./prosody.js";
 import { Settings, turnDetection } from "./settings.js";
 import { showOrder, showPlayback, showTurn } from "./side.js";
 import { Transcript } from "./transcript.js";
@@ -39,7 +40,9 @@ const conversation = new Conversation(connection, audio, transcript, {
   turn: (parts, how) => showTurn(find("turns"), parts, how),
   problem: (message) => notify(message),
   textRefused,
+  prosodyTold: (id) => prosody.settle(id),
 });
+const prosody = new ProsodyButtons(find("prosody"), (token, id) => conversation.inject(token, id));
 const settings = new Settings(find("settings"), changed);
 conversation.turnDetection = turnDetection(settings.values);
 audio.output = settings.values.output;
@@ -172,6 +175,7 @@ function show() {
   hold.hidden = !talking || !push;
   hold.disabled = connection.state !== "open";
   hold.setAttribute("aria-pressed", conversation.holding !== null);
+  prosody.enable(connection.state === "open" && conversation.replying);
   for (const meter of Object.values(meters)) meter.run(talking || connection.state === "open");
 }
 

@@ -15,7 +15,7 @@ const MAX_UNSENT = 96_000; // bytes: about 1.5 s of microphone audio
 export function address(page, session = null) {
   const token = new URLSearchParams(page.hash.slice(1)).get("token");
   const query = session ? `&session_id=${session.id}&after=${session.last}` : "";
-  const url = `${page.protocol === "https:" ? "wss" : "ws"}://${page.host}/v1/realtime?holds=true${query}`;
+  const url = `${page.protocol === "https:" ? "wss" : "ws"}://${page.host}/v1/realtime?holds=true&prosody=true${query}`;
   return { url, protocols: token ? ["realtime", `openai-insecure-api-key.${token}`] : ["realtime"] };
 }
 
