@@ -31,6 +31,7 @@ PACKAGES = {
     "pydantic": "pydantic",
     "PyYAML": "yaml",
     "prometheus-client": "prometheus_client",
+    "livekit": "livekit.rtc",
 }
 """What the daemon needs: the distribution, and the module that has to import."""
 

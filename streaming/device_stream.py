@@ -37,7 +37,7 @@ class AudioConfig(BaseModel):
     """Device index or part of its name; None is the system's default."""
     block_ms: int = Field(10, ge=5, le=100)
     """Audio a callback handles at once."""
-    echo_cancellation: bool = False
+    echo_cancellation: bool = True
     """Take the agent's own voice out of the microphone, so that the user can interrupt without headphones."""
     noise_suppression: bool = False
     """With echo cancellation: take steady noise out of the microphone as well."""
