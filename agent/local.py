@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -13,7 +16,7 @@ from agent.conversation import Conversation
 from agent.errors import InputError
 from agent.metrics import SessionMetrics
 from agent.reply import ReplyConfig
-from agent.telegraph import LOCAL, Telegraph
+from agent.telegraph import LOCAL
 from agent.transcripts import Transcripts
 from agent.turn import TurnConfig
 from agent.worker import Worker
@@ -41,6 +44,15 @@ class LocalConfig(BaseModel):
     would hear itself."""
 
 
+class Watcher(Protocol):
+    """Who is told of the conversation: the telegraph, for one."""
+
+    def joined(
+        self, name: str, conversation: Conversation, hush: Callable[[], None] | None = None
+    ) -> AbstractContextManager[None]:
+        """Watch it as long as this lasts; ``hush`` stops the sound of what was said already."""
+
+
 # --- microphone and speaker -------------------------------------------------------------------------------------------
 
 
@@ -53,7 +65,7 @@ async def talk(
     local: LocalConfig,
     actions: Actions | None = None,
     metrics: SessionMetrics | None = None,
-    telegraph: Telegraph | None = None,
+    telegraph: Watcher | None = None,
 ) -> None:
     """Talk through the local devices until cancelled, and count it in ``metrics``.
 
@@ -69,7 +81,14 @@ async def talk(
         speaker = Speaker()
         lane = await worker.open()
         conversation = Conversation(
-            lane, speaker.take, vad, turns, local_replies(replies), actions=actions, listener_stops=True, metrics=metrics
+            lane,
+            speaker.take,
+            vad,
+            turns,
+            local_replies(replies),
+            actions=actions,
+            listener_stops=True,
+            metrics=metrics,
         )
         joined = telegraph.joined(LOCAL, conversation, speaker.hush) if telegraph else contextlib.nullcontext()
         async with asyncio.TaskGroup() as tasks:
@@ -111,6 +130,7 @@ class Speaker:
         self.playout.cancel(self._generation)
 
     def take(self, event: events.Event) -> None:
+        """Do what an event of the conversation means for the speaker."""
         self._transcripts.take(event)
         match event:
             case events.UserStarted():  # also when the reply is complete and its last second still plays

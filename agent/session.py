@@ -19,6 +19,7 @@ from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
 from agent.limits import Allowance, SessionLimits
 from agent.metrics import SessionMetrics
+from agent.noise import NoiseReduction
 from agent.reply import ReplyConfig
 from agent.telegraph import Telegraph
 from agent.transcripts import Transcripts
@@ -95,6 +96,7 @@ class Session:
         self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
         self._outgoing_bytes = 0
         self._conversation: Conversation | None = None
+        self._noise = NoiseReduction()
         self._messages = Allowance(limits.messages_per_s, limits.messages_burst, clock())
         self._audio = Allowance(limits.audio_speed, limits.audio_burst_s, clock())
         self._active_at = clock()  # something came from the client, or there was something to say
@@ -188,7 +190,7 @@ class Session:
         self._protocol.open()
         self._flush()
         if self._client.preset and isinstance(self._protocol, RealtimeProtocol):
-            await self.conversation.do(events.ConfigureSession(self._protocol.config))
+            await self._do(events.ConfigureSession(self._protocol.config))
         while (message := await self._client.receive()) is not None:
             self._active_at = math.inf  # until the message has been worked off
             if not self._messages.take(1, self._clock()):
@@ -200,12 +202,16 @@ class Session:
                     self._check_audio(len(command.pcm) / SAMPLE_RATE_HZ)
                 if self.tap is not None:
                     self.tap(command)
-                await self.conversation.do(command)
+                await self._do(command)
             self._active_at = self._clock()
             if self._protocol.closed:
                 await self._outgoing.join()
                 break
         raise _Ended
+
+    async def _do(self, command: events.Command) -> None:
+        for cleaned in self._noise.take(command):
+            await self.conversation.do(cleaned)
 
     def _check_audio(self, seconds: float) -> None:
         if not self._audio.take(seconds, self._clock()):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.bench import speed
+from agent.bench import echo, speed
 from agent.bench.figures import provenance
 from agent.errors import AgentError
 from models.errors import ModelError
@@ -30,6 +30,7 @@ class Measurement(Protocol):
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
+    "echo": echo,
     "speed": speed,
 }
 DEFAULT = "speed"

@@ -153,9 +153,9 @@ class User:
         assert self._asked_at is not None, "something was asked"
         if self._next_over and self._sounded >= self._over_after and sounds:
             self._begin(over=True)
-        elif self._sounded and self._quiet >= _REPLY_OVER_S * SAMPLE_RATE_HZ:
-            self._speak_at = self._now
-        elif not self._sounded and self._now - self._asked_at > _REPLY_BEGINS_S * SAMPLE_RATE_HZ:
+        over = self._sounded and self._quiet >= _REPLY_OVER_S * SAMPLE_RATE_HZ
+        none = not self._sounded and self._now - self._asked_at > _REPLY_BEGINS_S * SAMPLE_RATE_HZ
+        if self._asked_at is not None and (over or none):
             self._speak_at = self._now
 
     def _begin(self, *, over: bool) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -16,11 +16,35 @@ from agent.bench.echo_room import BLOCK, Room, User
 from agent.bench.echo_verdict import Events, Verdict, judge
 from agent.config import AgentConfig
 from agent.conversation import Conversation
+from agent.errors import StepError
 from agent.local import Speaker, local_replies
 from agent.rehearsal import RehearsalWorker
 from streaming import realtime_events as events
 from streaming.audio_io import AudioIO
 from streaming.frames import SAMPLE_RATE_HZ, FloatArray
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class InlineWorker(RehearsalWorker):
+    """Runs the model where it is called: nothing goes on meanwhile, so a thread would only cost time."""
+
+    async def call(self, kind: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one engine call.
+
+        Raises:
+            StepError: the call failed; the cause is chained.
+        """
+        self.waiting += 1
+        await asyncio.sleep(0)
+        try:
+            return function(*args, **kwargs)
+        except Exception as exc:  # whatever went wrong there ends the conversation, as it does on the model thread
+            raise StepError(f"the model failed: {exc}") from exc
+        finally:
+            self.waiting -= 1
 
 
 class SimulatedDevices:
@@ -40,12 +64,12 @@ class SimulatedDevices:
 
     check_output_settings = check_input_settings
 
-    def InputStream(self, callback: Callable[..., None], **settings: object) -> Any:  # noqa: N802 - sounddevice's name
+    def InputStream(self, callback: Callable[..., None], **settings: object) -> Any:
         """The microphone."""
         self.microphone = callback
         return SimpleNamespace(start=lambda: None, close=lambda: None, latency=0.01)
 
-    def OutputStream(self, callback: Callable[..., None], **settings: object) -> Any:  # noqa: N802
+    def OutputStream(self, callback: Callable[..., None], **settings: object) -> Any:
         """The speaker."""
         self.speaker = callback
         return SimpleNamespace(start=lambda: None, close=lambda: None, latency=0.01)

@@ -37,7 +37,7 @@ class Verdict:
     over: int
     caught: int
     waits: tuple[float, ...]
-    taken_out_db: float
+    taken_out_db: float | None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -51,18 +51,18 @@ class Verdict:
             "spoken_over": self.over,
             "caught": self.caught,
             "onset_to_silence_ms": percentiles(self.waits),
-            "echo_taken_out_db": round(self.taken_out_db, 1),
+            "echo_taken_out_db": None if self.taken_out_db is None else round(self.taken_out_db, 1),
         }
 
 
-def judge(said: list[Utterance], events: Events, played: FloatArray, taken_out_db: float) -> Verdict:
+def judge(said: list[Utterance], events: Events, played: FloatArray, taken_out_db: float | None) -> Verdict:
     """Compare what happened with what the user did.
 
     Args:
         said: by the user.
         events: what the agent decided.
         played: all that left the speaker on the microphone's clock, float32 [n].
-        taken_out_db: by the canceller.
+        taken_out_db: by the canceller; None where it does not tell.
 
     Returns:
         A turn, a hold or an interruption is the agent's own doing when nobody spoke from a second before it on. Of what
@@ -95,8 +95,7 @@ def judge(said: list[Utterance], events: Events, played: FloatArray, taken_out_d
 
 
 def _silence_after(played: FloatArray, begin: int) -> int | None:
-    """The sample from which on the speaker is silent for 80 ms, at or after ``begin``; a pause in the reply counts not:
-    it is the last such beginning within three seconds before a longer silence, or the first."""
+    """Where, after ``begin``, the speaker falls silent for 80 ms; None if it was silent already."""
     part = played[begin : begin + 3 * SAMPLE_RATE_HZ]
     blocks = np.square(part[: len(part) // BLOCK * BLOCK].reshape(-1, BLOCK)).mean(axis=1)
     loud = np.flatnonzero(blocks >= _SILENT)
