@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
@@ -36,6 +37,7 @@ __all__ = [
     "DeviceLost",
     "describe_devices",
     "event_for_threads",
+    "measure_level",
     "move_audio",
     "open_default",
 ]
@@ -240,6 +242,18 @@ def open_default(
         audio.close()
         raise
     return audio
+
+
+def measure_level(devices: AudioIO, seconds: float) -> float:
+    """Listen for so long, blocking, and return the level of the loudest 10 ms in dB against full scale; -120: nothing."""
+    until, loudest = time.monotonic() + seconds, 1e-12
+    while time.monotonic() < until:
+        time.sleep(0.01)
+        while (chunk := devices.read()) is not None:
+            block = ms_to_samples(10)
+            for start in range(0, len(chunk.pcm), block):
+                loudest = max(loudest, float(np.square(chunk.pcm[start : start + block]).mean()))
+    return 10.0 * math.log10(loudest)
 
 
 def event_for_threads() -> tuple[asyncio.Event, Callable[[], None]]:

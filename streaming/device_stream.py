@@ -178,6 +178,8 @@ def choose_format(backend: Any, direction: Direction, device: int | str | None) 
         info = backend.query_devices(device, kind)
     except (backend.PortAudioError, ValueError) as exc:
         named = "" if device is None else f" called {device!r}"
+        if "Multiple" in str(exc):  # its sentence lists them
+            raise AudioUnavailable(f"More than one {direction} is{named}: {reason(exc)}.") from exc
         raise AudioUnavailable(f"No {direction}{named} was found.") from exc
     check = backend.check_input_settings if direction == "microphone" else backend.check_output_settings
     own_rate_hz = round(info["default_samplerate"])

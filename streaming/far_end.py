@@ -1,9 +1,9 @@
 """What the speaker played, lined up with what the microphone hears, although the two devices have clocks of their own.
 
 Positions are absolute, so a late reader or a missing block never moves the one against the other. The clocks' drift
-shows in the audio that is left over each time the microphone is read; playing it faster or slower by some millionths
-holds the smallest leftover of a second at a block. The echo comes later than that on every real device, so the
-canceller never has to look into the future.
+shows in the audio that is left over each time the microphone is read, by and by and a block at a time; playing it faster
+or slower by some millionths holds the smallest leftover of a second at about a block. The echo comes later than that on
+every real device, so the canceller never has to look into the future.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from streaming.frames import SAMPLE_RATE_HZ, FloatArray
 
 _TARGET = SAMPLE_RATE_HZ // 100  # smallest leftover that is aimed at
 _WINDOW = SAMPLE_RATE_HZ  # over which it is looked for
-_SETTLE_S = 8.0  # in which a leftover that is too large or small is made good
+_SETTLE_S = 60.0  # in which a leftover that is too large or small is made good
 _FASTEST = 1e-3  # relative: crystals differ by less than a tenth of that
 _LOST = SAMPLE_RATE_HZ * 6 // 100  # an error that is no drift: something was lost on the way
 _KEPT = SAMPLE_RATE_HZ  # played audio that is kept at most
@@ -40,6 +40,11 @@ class FarEnd:
         self._least = np.inf
         self._watched = 0
 
+    @property
+    def position(self) -> float:
+        """The speaker's sample that belongs to the microphone's next one; 0 before both began."""
+        return self._next or 0.0
+
     def play(self, pcm: FloatArray) -> None:
         """Take what left the speaker, float32 [n], silence included."""
         self._played = np.concatenate([self._played, pcm])
@@ -66,7 +71,7 @@ class FarEnd:
             self.moved += 1
             return True
         wanted = error / (_SETTLE_S * SAMPLE_RATE_HZ)
-        self.drift = float(np.clip(self.drift + wanted / 4, -_FASTEST, _FASTEST))  # what lasts; the rest is passing
+        self.drift = float(np.clip(self.drift + wanted / _SETTLE_S, -_FASTEST, _FASTEST))  # what lasts
         self._pace = 1.0 + float(np.clip(self.drift + wanted, -_FASTEST, _FASTEST))
         return False
 
