@@ -245,7 +245,7 @@ def open_default(
 
 
 def measure_level(devices: AudioIO, seconds: float) -> float:
-    """Listen for so long, blocking, and return the level of the loudest 10 ms in dB against full scale; -120: nothing."""
+    """Listen for so long, blocking; the level of the loudest 10 ms in dB against full scale, -120 for nothing."""
     until, loudest = time.monotonic() + seconds, 1e-12
     while time.monotonic() < until:
         time.sleep(0.01)

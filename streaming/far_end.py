@@ -1,9 +1,9 @@
 """What the speaker played, lined up with what the microphone hears, although the two devices have clocks of their own.
 
 Positions are absolute, so a late reader or a missing block never moves the one against the other. The clocks' drift
-shows in the audio that is left over each time the microphone is read, by and by and a block at a time; playing it faster
-or slower by some millionths holds the smallest leftover of a second at about a block. The echo comes later than that on
-every real device, so the canceller never has to look into the future.
+shows in the audio that is left over each time the microphone is read, by and by and a block at a time; playing it
+faster or slower by some millionths holds the smallest leftover of a second at about a block. The echo comes later than
+that on every real device, so the canceller never has to look into the future.
 """
 
 import numpy as np

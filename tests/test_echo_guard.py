@@ -58,10 +58,10 @@ def test_a_user_right_after_the_reply_counts() -> None:
 
 
 def test_without_an_echo_everything_counts() -> None:
-    """Headphones: what the microphone hears does not follow the speaker, so after a second nothing is held back."""
+    """Headphones: what the microphone hears does not follow the speaker, so after two seconds nothing is held back."""
     guard = EchoGuard()
     feed(guard, 100, 0.0, QUIET, QUIET)
-    feed(guard, 150, PLAYED, QUIET, QUIET)
+    feed(guard, 200, PLAYED, QUIET, QUIET)
     assert guard.trusting
     assert not any(feed(guard, 40, PLAYED, LOUD, LOUD))
 

@@ -27,10 +27,10 @@ def test_without_drift_the_samples_pass_through_in_order() -> None:
 
 @pytest.mark.parametrize("ppm", [-150, 150])
 def test_drift_is_made_good(ppm: int) -> None:
-    """In ten minutes the clocks part by 90 ms; the reference stays within 30, without a jump, and leans the right way."""
+    """In ten minutes the clocks part by 90 ms; the reference stays within 30, without a jump."""
     far, given, due, leftover = FarEnd(), 0, 0.0, []
     second = np.zeros(RATE // 4, np.float32)
-    for block in range(600 * 4):
+    for _ in range(600 * 4):
         due += len(second) * (1 + ppm * 1e-6)
         count = int(due - given) // BLOCK * BLOCK
         far.play(second[:1].repeat(count))

@@ -388,7 +388,7 @@ def test_formats_replace_each_other() -> None:
 
 
 def test_noise_reduction_is_told_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kind asked for, without a strength, which there is none of; null where it cannot be done, and when taken back."""
+    """The kind asked for, without a strength; null where it cannot be done, and when it is taken back."""
     made = protocol()
     for asked, told in (
         ({"type": "far_field", "strength": 0.5}, {"type": "far_field", "strength": None}),

@@ -23,7 +23,6 @@ from streaming import realtime_events as events
 from streaming.audio_io import AudioIO
 from streaming.frames import SAMPLE_RATE_HZ, FloatArray
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
