@@ -16,7 +16,6 @@ from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.runtime import Mode
 from streaming.audio_io import AudioConfig, DeviceLost
-from streaming.errors import AudioUnavailable
 from streaming.vad import VadConfig
 from tests.fakes import FakeDevices, FakeEngine, eventually, silence, speech, spoken_turn
 
