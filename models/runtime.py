@@ -14,13 +14,14 @@ import numpy as np
 import onnxruntime as ort
 
 from models import synthesis
-from models.artefacts import open_graph, read_config
+from models.artefacts import open_graph, read_chain, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
+from models.prosody import PAUSES, PROSODY_TOKENS, canonical
 from models.runtime_state import State, latest
 from models.sampling import CodeSampler, greedy, sigmoid
-from models.tokenizer import BOS, EOS, PAD, Tokenizer
+from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 MAX_REPLY_FRAMES = 375  # 30 s
@@ -64,15 +65,16 @@ class Engine:
     frame_size = FRAME_SIZE
 
     def __init__(self, codec: dict[str, ort.InferenceSession], step: ort.InferenceSession, tokenizer: Tokenizer,
-                 config: dict[str, object]) -> None:  # fmt: skip
+                 config: dict[str, object], chain: tuple[np.ndarray, np.ndarray] | None = None) -> None:  # fmt: skip
         self._codec, self._step, self._tokenizer = codec, step, tokenizer
         self._lead = int(config["lead_frames"])  # type: ignore[call-overload]
         self._reads_text = bool(config.get("reads_text"))  # models exported before 2026-11-21 only listen and speak
         self._writes_notes = bool(config.get("writes_notes"))
         self._window = int(config["window"])  # type: ignore[call-overload]
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
-        self._sampler = CodeSampler(config["agent_levels"])  # type: ignore[arg-type]
+        self._sampler = CodeSampler(config["agent_levels"], chain)  # type: ignore[arg-type]
         self._silence = np.array(config["silence_codes"], np.int64)
+        self._markers = {token for mark in PROSODY_TOKENS if mark not in PAUSES for token in tokenizer.encode(mark)}
 
     @classmethod
     def load(cls, codec: Path, s2s: Path) -> "Engine":
@@ -91,7 +93,8 @@ class Engine:
         graphs = {name: open_graph(codec / f"{name}.onnx") for name in ("semantic_encoder", "decoder")}
         step, tokenizer = open_graph(s2s / "step.onnx"), Tokenizer.load(s2s / "tokenizer.json")
         try:
-            return cls(graphs, step, tokenizer, config)
+            chain = read_chain(s2s / "chain.npz") if config.get("chained") else None
+            return cls(graphs, step, tokenizer, config, chain)
         except (KeyError, TypeError, ValueError) as exc:
             raise ArtefactError(f"{s2s / 'config.json'}: incomplete or wrong ({exc!r})") from exc
 
@@ -163,21 +166,22 @@ class Engine:
         self._advance(state)
         state.reply_steps += 1
         token = greedy(outputs["text_logits"])
+        text = self._tokenizer.piece(token)
         if state.script is not None:
-            token = self._follow(state.script, token, outputs["text_logits"], state)
+            token, text = self._follow(state.script, token, outputs["text_logits"], state)
         inputs["text"][:] = token
         pcm = None
         if state.reply_steps > self._lead:
-            codes = self._sampler(outputs["agent_logits"])
+            codes = self._sampler(outputs["agent_logits"], outputs.get("chain"))
             inputs["agent"][0, 0] = codes
             pcm = self._decode(codes, state)
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
             state.speaking, state.script = False, None
-        return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
+        return StepOut(pcm=pcm, text=text, done=done)
 
-    def pieces(self, text: str) -> list[int]:
-        """The pieces of a text that can be read or recalled; safe on any thread.
+    def pieces(self, text: str) -> list[SpokenPiece]:
+        """The pieces of a text that can be read or spoken; safe on any thread.
 
         Raises:
             ProsodyTagError: the text holds an unknown tag.
@@ -187,8 +191,8 @@ class Engine:
             raise ValueError("this S2S model was exported before models could read text: export a newer one")
         return self._cut(text)
 
-    def _cut(self, text: str) -> list[int]:
-        tokens = self._tokenizer.encode(text)
+    def _cut(self, text: str) -> list[SpokenPiece]:
+        tokens = self._tokenizer.spoken(canonical(text))
         if not tokens:
             raise ValueError(f"nothing in {text[:80]!r} can be read: it needs printable ASCII characters")
         if len(tokens) > self._window // 4:
@@ -200,7 +204,8 @@ class Engine:
 
         Returns the number of its pieces. Raises what :meth:`pieces` does.
         """
-        tokens = self.pieces(text.lower())
+        script = self.pieces(text)
+        tokens = [piece.token for piece in script] if say else self._tokenizer.heard(text.lower())
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
@@ -210,7 +215,7 @@ class Engine:
             self._advance(state)
         state.speaking, state.transcript = False, PAD
         state.recent_log.clear()
-        state.script = deque(tokens) if say else None
+        state.script = deque(script) if say else None
         state.waited, state.recalled = 0, False
         return len(tokens)
 
@@ -238,19 +243,23 @@ class Engine:
             state.note_piece = greedy(state.step.outputs["text_logits"])
             state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
 
-    def _follow(self, script: deque[int], token: int, logits: np.ndarray, state: State) -> int:
-        """The next piece of a script when the model would write one now, or its word has begun; else PAD."""
+    def _follow(self, script: deque[SpokenPiece], token: int, logits: np.ndarray, state: State) -> tuple[int, str]:
+        """The next piece of a script, and its text, when the model would write one now, or its word has begun."""
         row = logits.reshape(-1)
         if not script:
             state.waited += 1
-            return EOS if token == EOS or state.waited > MAX_WAIT else PAD
+            return EOS if token == EOS or state.waited > MAX_WAIT else PAD, ""
         others = np.logaddexp.reduce(np.delete(row, PAD))
-        inside = state.waited == 0 and state.reply_steps > 1 and not self._tokenizer.piece(script[0]).startswith(" ")
+        # a word goes on, or it is next after its prosody token; a pause has its silence before the next word
+        last = int(state.step.inputs["text"][0, 0])
+        within = last in self._markers if script[0].begins else True
+        inside = state.waited == 0 and state.reply_steps > 1 and within
         if inside or others > row[PAD] or state.waited >= MAX_WAIT:
             state.waited = 0
-            return script.popleft()
+            piece = script.popleft()
+            return piece.token, piece.text
         state.waited += 1
-        return PAD
+        return PAD, ""
 
     def _start_reply(self, state: State) -> None:
         self._write_note(state)

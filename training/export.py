@@ -33,7 +33,7 @@ from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
 from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
 from models.source_filter import synthesise
 from models.tokenizer import Tokenizer
-from training.encode_dataset import WARM_FRAMES, load_codec_config
+from training.encoders import WARM_FRAMES, load_codec_config
 from training.train_s2s import load_s2s
 
 PARITY = 2e-3
@@ -224,7 +224,7 @@ def export_codec(codec: Path, output: Path, alphabet: dict[str, Any]) -> tuple[d
     export.export_acoustic(parts["acoustic"], output / "acoustic_encoder.onnx")  # type: ignore[arg-type]
     export.export_decoder(parts["decoder"], output / "decoder.onnx")  # type: ignore[arg-type]
     parity = check_codec(parts["semantic"], parts["acoustic"], parts["decoder"], output)  # type: ignore[arg-type]
-    shutil.copy(codec / "tokenizer.json", output / "tokenizer.json")
+    Tokenizer.load(codec / "tokenizer.json").save(output / "tokenizer.json")
     header = {"format": CODEC_FORMAT, "version": VERSION, "alphabet": alphabet, "parity": parity}
     write_json(output / "config.json", header | {"config": dataclasses.asdict(config)})
     return parity, parts["acoustic"]  # type: ignore[return-value]
@@ -239,14 +239,17 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
     save_model(output, "repartee-s2s", copy.deepcopy(model).half(), model.config, provenance)
     export.export_step(model, output / "step.onnx")
     worst = check_step(model, output / "step.onnx")
-    shutil.copy(codec / "tokenizer.json", output / "tokenizer.json")
+    if model.config.chain_dim:
+        told, leave = ((model.chain.told * model.chain.before).detach(), model.chain.leave.detach())
+        np.savez(output / "chain.npz", told=told.half().numpy(), leave=leave.half().numpy())
+    Tokenizer.load(codec / "tokenizer.json").save(output / "tokenizer.json")
     config = model.config
     header = {
         "format": S2S_FORMAT, "version": VERSION, "alphabet": alphabet, "parity": worst,
         "lead_frames": config.lead_frames, "transcript_delay_frames": config.transcript_delay_frames,
         "window": config.window, "agent_levels": config.agent_levels, "user_levels": config.user_levels,
         "silence_codes": silence, "vocabulary": config.vocabulary, "reads_text": True,
-        "writes_notes": config.notes,
+        "writes_notes": config.notes, "chained": bool(config.chain_dim),
     }  # fmt: skip
     write_json(output / "config.json", header)
     return worst

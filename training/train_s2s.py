@@ -11,31 +11,29 @@ directory; the learning rate follows the larger of the used share of steps, epoc
 
 import argparse
 import os
-import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from models.checkpoint import load_overlap, load_weights, read_dataclass, save_model
-from models.prosody import strip_marks
+from models.checkpoint import load_weights, read_dataclass, save_model
 from models.s2s import S2S, S2SConfig, agent_cross_entropy, evaluating
-from models.tokenizer import FIRST_PIECE, PAD, UNKNOWN_WORD, Tokenizer
-from training.domain import load_domain
-from training.encode_dataset import EncodedTurn, load_codec_config, load_codes
-from training.mishearing import MISHEARD_SHARE, mishear_words
+from models.tokenizer import PAD, Tokenizer
+from training.encode_dataset import EncodedTurn, load_codes
+from training.encoders import load_codec_config
+from training.interjections import load_sounds
 from training.run import Budget, Run, cosine, read_section, seed_everything
-from training.s2s_data import IGNORE, Batch, Batcher, WrittenTurn
+from training.s2s_batches import Batch, Batcher
+from training.s2s_data import IGNORE
+from training.warm_start import start_from
+from training.written import has_marks, written_dialogues
 
 PAD_WEIGHT = 0.3
-RECENT_DIM = 128
-MAX_WRITTEN_TURNS = 8
+RECENT_DIM, CHAIN_DIM = 128, 192
 WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.4}
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
 
@@ -68,7 +66,8 @@ def agent_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
     speaking = target[..., 0] != IGNORE
     if not bool(speaking.any()):
         return hidden.sum() * 0.0
-    loss = agent_cross_entropy(model.agent_head(hidden[speaking]), target[speaking], model.agent_fsq)
+    codes = target[speaking]
+    loss = agent_cross_entropy(model.agent_logits(hidden[speaking], codes), codes, model.agent_fsq)
     weights = loss.new_ones(loss.shape[-1])
     weights[: len(model.config.agent_levels[0])] = PROSODY_WEIGHT
     return (loss * weights).sum(-1).mean() / weights.sum()
@@ -123,67 +122,19 @@ def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
     config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels, notes=args.domain is not None,
-                       recent_dim=RECENT_DIM)  # fmt: skip
+                       recent_dim=RECENT_DIM, chain_dim=CHAIN_DIM)  # fmt: skip
     if args.init:
         sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
         config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
                          agent_levels=config.agent_levels, notes=config.notes,
-                         recent_dim=sizes.recent_dim or config.recent_dim)  # fmt: skip
+                         recent_dim=sizes.recent_dim or config.recent_dim,
+                         chain_dim=sizes.chain_dim or config.chain_dim)  # fmt: skip
     allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
     model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
     if args.init:
         partial = start_from(model, tokenizer, args.init)
         print(f"started from {args.init}; not whole: {', '.join(partial) or 'nothing'}", flush=True)
     return model
-
-
-def start_from(model: S2S, tokenizer: Tokenizer, directory: Path) -> list[str]:
-    """Take over weights of a model with other sizes, codes or pieces; rows of known pieces go to where they now are.
-
-    Returns:
-        Names of the tensors that were not taken whole.
-
-    Raises:
-        ArtefactError: a file of ``directory`` is missing or damaged.
-    """
-    tables = [model.text_embed.weight, model.transcript_embed.weight, model.text_head.weight, model.text_head.bias,
-              model.transcript_head.weight, model.transcript_head.bias]  # fmt: skip
-    tables += [model.recent_embed.weight] if model.config.recent_dim else []
-    fresh = [table.detach().clone() for table in tables]
-    partial = load_overlap(model, directory)
-    path = directory / "tokenizer.json"
-    if not path.exists() or (pieces := Tokenizer.load(path).pieces) == tokenizer.pieces:
-        return partial
-    known = {piece: FIRST_PIECE + index for index, piece in enumerate(pieces)}
-    moves = [(FIRST_PIECE + index, known[piece]) for index, piece in enumerate(tokenizer.pieces) if piece in known]
-    target, source = (torch.tensor([*range(FIRST_PIECE), *side]) for side in zip(*moves, strict=True))
-    with torch.no_grad():
-        for table, new in zip(tables, fresh, strict=True):
-            new[target] = table[source]
-            table.copy_(new)
-    return partial
-
-
-def written_dialogues(path: Path, tokenizer: Tokenizer) -> Callable[[np.random.Generator], list[WrittenTurn]]:
-    """A source of dialogues in text alone, drawn from a domain file."""
-    domain = load_domain(path)
-    unknown = UNKNOWN_WORD.strip()
-    others = [*sorted(domain.vocabulary), *[unknown] * len(domain.vocabulary)]
-
-    def heard(text: str, rng: np.random.Generator) -> list[list[int]]:
-        text = mishear_words(domain, text, others, rng) if rng.random() < MISHEARD_SHARE else text
-        return [tokenizer.unknown_word if word == unknown else tokenizer.encode(word) for word in text.split()]
-
-    def draw(rng: np.random.Generator) -> list[WrittenTurn]:
-        dialogue = domain.sample_dialogue(random.Random(int(rng.integers(1 << 62))), MAX_WRITTEN_TURNS)
-        return [
-            (heard(turn.user_text, rng),
-             [tokenizer.encode(word) for word in strip_marks(turn.reply).split()],
-             tokenizer.encode(domain.note(turn.state)))
-            for turn in dialogue
-        ]  # fmt: skip
-
-    return draw
 
 
 def learning_steps(args: argparse.Namespace, batcher: Batcher, world: int) -> int:
@@ -213,10 +164,12 @@ def new_batcher(
     Raises:
         ValueError: no dialogue fits into the context.
     """
-    written = written_dialogues(args.domain, tokenizer) if args.domain else None
+    written = written_dialogues(args.domain, tokenizer, has_marks(dialogues)) if args.domain else None
     share = args.written_share if written else 0.0
     unknown = tokenizer.unknown_word if args.corrupt else None
-    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank, written, share, unknown)
+    sounds = load_sounds(args.data_dir / "sounds.npz") if args.data_dir and args.corrupt else ()
+    seed = args.seed * 1000 + rank
+    batcher = Batcher(dialogues, config, args.frames, args.corrupt, seed, written, share, unknown, sounds)
     if config.notes and any(turn.note is None and len(turn.user) for turns in dialogues for turn in turns):
         raise ValueError(f"{args.data_dir}: replies without notes: run training.encode_dataset with --domain, too")
     if not batcher.usable and share < 1.0:
