@@ -23,7 +23,7 @@ from agent.worker import Worker
 from models.errors import ModelError
 from models.runtime import Engine, Mode
 from streaming import realtime_events as events
-from streaming.audio_io import AudioConfig, event_for_threads, move_audio, open_default
+from streaming.audio_io import AudioConfig, AudioIO, event_for_threads, move_audio, open_default
 from streaming.errors import AudioUnavailable
 from streaming.hot_plug import open_again
 from streaming.playout import Playout, PlayoutConfig
@@ -79,35 +79,35 @@ async def talk(
     with contextlib.ExitStack() as opened:
         devices = opened.enter_context(open_default(audio, wake_up))
         speaker = Speaker()
-        lane = await worker.open()
         conversation = Conversation(
-            lane,
-            speaker.take,
-            vad,
-            turns,
-            local_replies(replies),
-            actions=actions,
-            listener_stops=True,
-            metrics=metrics,
-        )
+            await worker.open(), speaker.take, vad, turns, local_replies(replies),
+            actions=actions, listener_stops=True, metrics=metrics,
+        )  # fmt: skip
         joined = telegraph.joined(LOCAL, conversation, speaker.hush) if telegraph else contextlib.nullcontext()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
             with joined:
                 while True:
-                    logger.info("talking through %s", devices.description)
-                    listening = local.listen_while_speaking
-                    if listening is None:
-                        listening = devices.listens_while_speaking
-                    try:
-                        await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
-                    except AudioUnavailable as exc:
-                        logger.warning("%s The conversation waits for it to come back.", exc)
-                    speaker.hush()
-                    if not conversation.interrupt():
-                        conversation.hush()
+                    await _carry(devices, speaker, conversation, wake, local)
                     await asyncio.to_thread(opened.close)
                     devices = opened.enter_context(await open_again(audio, wake_up))
+
+
+async def _carry(
+    devices: AudioIO, speaker: "Speaker", conversation: Conversation, wake: asyncio.Event, local: LocalConfig
+) -> None:
+    """Carry audio between the devices and the conversation until one of them is lost."""
+    logger.info("talking through %s", devices.description)
+    listening = local.listen_while_speaking
+    if listening is None:
+        listening = devices.listens_while_speaking
+    try:
+        await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
+    except AudioUnavailable as exc:
+        logger.warning("%s The conversation waits for it to come back.", exc)
+    speaker.hush()
+    if not conversation.interrupt():
+        conversation.hush()
 
 
 def local_replies(replies: ReplyConfig) -> ReplyConfig:

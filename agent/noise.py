@@ -35,5 +35,7 @@ class NoiseReduction:
         return command
 
     def _rest(self) -> list[events.Command]:
-        rest = self._suppressor.flush() if self._suppressor is not None else ()
+        if self._suppressor is None:
+            return []
+        rest = self._suppressor.flush()
         return [events.AppendAudio(rest)] if len(rest) else []

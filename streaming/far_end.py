@@ -90,7 +90,7 @@ def between(pcm: FloatArray, at: np.ndarray) -> FloatArray:
     whole = np.floor(at).astype(np.int64)
     t = (at - whole).astype(np.float32)
     a, b, c, d = (_pick(pcm, whole + step) for step in (-1, 0, 1, 2))
-    return b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    return np.asarray(b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a))), np.float32)
 
 
 def _pick(pcm: FloatArray, index: np.ndarray) -> FloatArray:
