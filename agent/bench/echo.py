@@ -127,7 +127,11 @@ def aecmos(loop: Loop) -> dict[str, float]:
         far, mic, clean = (np.clip(resample(part[kept], SAMPLE_RATE_HZ, _MOS_RATE_HZ), -1, 1) for part in parts)
         length = _MOS_S * _MOS_RATE_HZ
         scores = [
-            judge.run({"lpb": far[i : i + length], "mic": mic[i : i + length], "enh": clean[i : i + length]}, "st")
+            judge.run(
+                {"lpb": far[i : i + length], "mic": mic[i : i + length], "enh": clean[i : i + length]},
+                _MOS_RATE_HZ,
+                "st",
+            )
             for i in range(0, len(far) - length + 1, length)
         ]
         if scores:
