@@ -95,7 +95,6 @@ class Worker:
         Raises:
             ValueError: it cannot; one plain sentence says why.
         """
-        self.engine.pieces(text.lower())
         self.engine.pieces(text)
 
     async def call(self, kind: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -20,7 +20,7 @@ from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
 from models.runtime_state import State, latest
 from models.sampling import CodeSampler, greedy, sigmoid
-from models.tokenizer import BOS, EOS, PAD, Tokenizer
+from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 MAX_REPLY_FRAMES = 375  # 30 s
@@ -163,8 +163,9 @@ class Engine:
         self._advance(state)
         state.reply_steps += 1
         token = greedy(outputs["text_logits"])
+        text = self._tokenizer.piece(token)
         if state.script is not None:
-            token = self._follow(state.script, token, outputs["text_logits"], state)
+            token, text = self._follow(state.script, token, outputs["text_logits"], state)
         inputs["text"][:] = token
         pcm = None
         if state.reply_steps > self._lead:
@@ -174,10 +175,10 @@ class Engine:
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
             state.speaking, state.script = False, None
-        return StepOut(pcm=pcm, text=self._tokenizer.piece(token), done=done)
+        return StepOut(pcm=pcm, text=text, done=done)
 
-    def pieces(self, text: str) -> list[int]:
-        """The pieces of a text that can be read or recalled; safe on any thread.
+    def pieces(self, text: str) -> list[SpokenPiece]:
+        """The pieces of a text that can be read or spoken; safe on any thread.
 
         Raises:
             ProsodyTagError: the text holds an unknown tag.
@@ -187,8 +188,8 @@ class Engine:
             raise ValueError("this S2S model was exported before models could read text: export a newer one")
         return self._cut(text)
 
-    def _cut(self, text: str) -> list[int]:
-        tokens = self._tokenizer.encode(text)
+    def _cut(self, text: str) -> list[SpokenPiece]:
+        tokens = self._tokenizer.spoken(text)
         if not tokens:
             raise ValueError(f"nothing in {text[:80]!r} can be read: it needs printable ASCII characters")
         if len(tokens) > self._window // 4:
@@ -200,7 +201,8 @@ class Engine:
 
         Returns the number of its pieces. Raises what :meth:`pieces` does.
         """
-        tokens = self.pieces(text.lower())
+        script = self.pieces(text)
+        tokens = [piece.token for piece in script] if say else self._tokenizer.heard(text.lower())
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
@@ -210,7 +212,7 @@ class Engine:
             self._advance(state)
         state.speaking, state.transcript = False, PAD
         state.recent_log.clear()
-        state.script = deque(tokens) if say else None
+        state.script = deque(script) if say else None
         state.waited, state.recalled = 0, False
         return len(tokens)
 
@@ -238,19 +240,20 @@ class Engine:
             state.note_piece = greedy(state.step.outputs["text_logits"])
             state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
 
-    def _follow(self, script: deque[int], token: int, logits: np.ndarray, state: State) -> int:
-        """The next piece of a script when the model would write one now, or its word has begun; else PAD."""
+    def _follow(self, script: deque[SpokenPiece], token: int, logits: np.ndarray, state: State) -> tuple[int, str]:
+        """The next piece of a script, and its text, when the model would write one now, or its word has begun."""
         row = logits.reshape(-1)
         if not script:
             state.waited += 1
-            return EOS if token == EOS or state.waited > MAX_WAIT else PAD
+            return EOS if token == EOS or state.waited > MAX_WAIT else PAD, ""
         others = np.logaddexp.reduce(np.delete(row, PAD))
-        inside = state.waited == 0 and state.reply_steps > 1 and not self._tokenizer.piece(script[0]).startswith(" ")
+        inside = state.waited == 0 and state.reply_steps > 1 and not script[0].begins
         if inside or others > row[PAD] or state.waited >= MAX_WAIT:
             state.waited = 0
-            return script.popleft()
+            piece = script.popleft()
+            return piece.token, piece.text
         state.waited += 1
-        return PAD
+        return PAD, ""
 
     def _start_reply(self, state: State) -> None:
         self._write_note(state)

@@ -8,7 +8,7 @@ import numpy as np
 from models import synthesis
 from models.features import new_history
 from models.graph import GraphStream
-from models.tokenizer import BOS, PAD
+from models.tokenizer import BOS, PAD, SpokenPiece
 
 PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
 
@@ -29,7 +29,7 @@ class State:
     heard_last: int = PAD  # of the transcript, when the reply began
     reply_start: int = 0
     reply_steps: int = 0
-    script: deque[int] | None = None  # pieces that the next reply has to say; None: what the model wants to
+    script: deque[SpokenPiece] | None = None  # pieces that the next reply has to say; None: what the model wants to
     recalled: bool = False  # the script is a reply like any other, to be remembered
     waited: int = 0  # steps since the last of them
     recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it

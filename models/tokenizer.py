@@ -1,18 +1,22 @@
-"""Text pieces of the monologue and transcript streams: whole words of the training text, parts of words for all others.
+"""Pieces of the monologue and transcript streams: whole words of the training text, sounds of all others.
 
-Whole words keep the text stream as sparse as speech is (one piece a word, one word every few frames), parts and
-characters keep it open: any printable ASCII text can be encoded. A word of the user that the model cannot write is
-one piece, ``UNKNOWN_WORD``. Internal ids are dense; prosody tokens have external ids of their own
-(:mod:`models.prosody`) and internal ids right after the specials, so they can never collide with a piece.
+Whole words keep the text stream as sparse as speech is (one piece a word, one word every few frames). Any other word
+that is to be spoken is written by its sounds (:mod:`models.lexicon`), a syllable or so a piece: how English is spelt
+need not be learnt by the model that speaks it. Characters are the last resort, so any printable ASCII text can be
+encoded. A word of the user that the model cannot write is one piece, ``UNKNOWN_WORD``. Internal ids are dense; prosody
+tokens have external ids of their own (:mod:`models.prosody`) and internal ids right after the specials, so they can
+never collide with a piece.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from models.errors import ArtefactError
+from models.lexicon import Lexicon
 from models.prosody import PROSODY_ID_BASE, PROSODY_TOKENS, split_marks
 
 PAD, BOS, EOS = 0, 1, 2
@@ -20,7 +24,9 @@ SPECIALS = ("<pad>", "<bos>", "<eos>")
 FIRST_PROSODY = len(SPECIALS)
 FIRST_PIECE = FIRST_PROSODY + len(PROSODY_TOKENS)
 UNKNOWN_WORD = " …"
+LEXICON_FILE = "lexicon.txt.gz"
 _PIECE = re.compile(r"[A-Za-z']+|[0-9]|[^\sA-Za-z0-9']")
+_LETTER_WORDS = "aAiI"
 _CHARACTERS = [chr(code) for code in range(33, 127)]
 
 
@@ -32,29 +38,59 @@ def split_words(text: str) -> list[str]:
     ]
 
 
-class Tokenizer:
-    """Text to ids and back. ``pieces`` are the strings behind ids from FIRST_PIECE on, without repeats."""
+def longest_first(word: str, table: Mapping[str, int]) -> list[int]:
+    """Ids of the longest strings of ``table`` that make up ``word``, from the left; what is in none is left out."""
+    ids: list[int] = []
+    at = 0
+    while at < len(word):
+        end = next((end for end in range(len(word), at, -1) if word[at:end] in table), None)
+        if end is not None:
+            ids.append(table[word[at:end]])
+        at = end or at + 1
+    return ids
 
-    def __init__(self, pieces: Iterable[str]) -> None:
-        self.pieces = list(pieces)
+
+class SpokenPiece(NamedTuple):
+    """A piece of a text that is to be spoken."""
+
+    token: int
+    text: str  # what has been said with it: a whole word with its first sound, nothing with the others
+    begins: bool  # whether a word or a prosody mark begins here
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Args:
+        pieces: the strings behind ids from FIRST_PIECE on, without repeats.
+        sounds: strings of phones behind the ids after those, a leading space where they begin a word.
+        lexicon: how words are pronounced that are no pieces.
+    """
+
+    def __init__(self, pieces: Iterable[str], sounds: Iterable[str] = (), lexicon: Lexicon | None = None) -> None:
+        self.pieces, self.sounds = list(pieces), list(sounds)
+        self.lexicon = lexicon or Lexicon({})
         self._ids = {piece: FIRST_PIECE + index for index, piece in enumerate(self.pieces)}
-        if len(self._ids) != len(self.pieces):
+        first_sound = FIRST_PIECE + len(self.pieces)
+        self._sound_ids = {sound: first_sound + index for index, sound in enumerate(self.sounds)}
+        if len(self._ids) != len(self.pieces) or len(self._sound_ids) != len(self.sounds):
             raise ValueError("tokenizer pieces repeat")
-        self._longest = max(map(len, self.pieces), default=1)
         missing = [char for char in _CHARACTERS if char not in self._ids or " " + char not in self._ids]
         if missing:
             raise ValueError(f"tokenizer lacks the characters {''.join(missing)}")
 
     @classmethod
-    def train(cls, texts: Iterable[str], max_words: int = 4000, parts: Iterable[str] = ()) -> "Tokenizer":
-        """All printable characters, the most frequent words of unmarked ``texts``, then ``parts`` of words."""
+    def train(
+        cls, texts: Iterable[str], max_words: int = 4000, sounds: Iterable[str] = (), lexicon: Lexicon | None = None
+    ) -> "Tokenizer":
+        """All printable characters and the most frequent words of unmarked ``texts``; the rest is as for the class."""
         counts = Counter(piece for text in texts for piece in split_words(text) if len(piece.strip()) > 1)
         characters = [lead + char for lead in ("", " ") for char in _CHARACTERS]
         words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_words]]
-        return cls(dict.fromkeys([*characters, *words, UNKNOWN_WORD, *parts]))
+        return cls(dict.fromkeys([*characters, *words, UNKNOWN_WORD]), sounds, lexicon)
 
     def __len__(self) -> int:
-        return FIRST_PIECE + len(self.pieces)
+        return FIRST_PIECE + len(self.pieces) + len(self.sounds)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that may hold prosody tokens; characters outside printable ASCII are dropped.
@@ -74,17 +110,46 @@ class Tokenizer:
     def _encode_word(self, word: str) -> list[int]:
         if word in self._ids:
             return [self._ids[word]]
+        return longest_first(word, self._ids)
+
+    def heard(self, text: str) -> list[int]:
+        """Ids of what a user says or types; a word that is no piece is the unknown word."""
         ids: list[int] = []
-        at = 0
-        while at < len(word):  # the longest piece that fits, from the left
-            for end in range(min(len(word), at + self._longest), at, -1):
-                if word[at:end] in self._ids:
-                    ids.append(self._ids[word[at:end]])
-                    break
-            else:
-                end = at + 1  # a character outside printable ASCII
-            at = end
+        for word in split_words(text):
+            known = word in self._ids or not word.strip()[0].isalpha()
+            ids += self._encode_word(word) if known else self.unknown_word or self._encode_word(word)
         return ids
+
+    def spoken(self, text: str) -> list[SpokenPiece]:
+        """The pieces of a text that is to be spoken, which may hold prosody tokens.
+
+        A word is looked for as it is written, then in lower case, then by its sounds; what has none is spelt.
+
+        Raises:
+            ProsodyTagError: the text holds an unknown ``<tag>``.
+        """
+        pieces: list[SpokenPiece] = []
+        for part, is_token in split_marks(text):
+            if is_token:
+                pieces.append(SpokenPiece(FIRST_PROSODY + PROSODY_TOKENS.index(part), "", True))
+                continue
+            for word in split_words(part):
+                pieces += self._spoken_word(word)
+        return pieces
+
+    def _spoken_word(self, word: str) -> list[SpokenPiece]:
+        begins = word.startswith(" ")
+        is_letter = len(word.strip()) == 1 and word.strip().isalpha() and word.strip() not in _LETTER_WORDS
+        for written in (word, word.lower()):
+            if written in self._ids and not is_letter:
+                return [SpokenPiece(self._ids[written], word, begins)]
+        for sounds in self.lexicon.lookup(word.strip()) if self.sounds else ():
+            ids = longest_first(" " + sounds, self._sound_ids)
+            if ids:
+                rest = [SpokenPiece(token, "", False) for token in ids[1:]]
+                return [SpokenPiece(ids[0], word, True), *rest]
+        ids = longest_first(word, self._ids)
+        return [SpokenPiece(token, self.piece(token), begins and not at) for at, token in enumerate(ids)]
 
     @property
     def unknown_word(self) -> list[int]:
@@ -92,8 +157,8 @@ class Tokenizer:
         return [self._ids[UNKNOWN_WORD]] if UNKNOWN_WORD in self._ids else []
 
     def piece(self, token: int) -> str:
-        """The text behind an internal id; specials and prosody tokens are silent (empty)."""
-        return self.pieces[token - FIRST_PIECE] if FIRST_PIECE <= token < len(self) else ""
+        """The text behind an internal id; specials, prosody tokens and sounds have none (empty)."""
+        return self.pieces[token - FIRST_PIECE] if FIRST_PIECE <= token < FIRST_PIECE + len(self.pieces) else ""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of internal ids, without the space before its first word."""
@@ -105,12 +170,14 @@ class Tokenizer:
         return PROSODY_ID_BASE + token - FIRST_PROSODY if is_prosody else token
 
     def save(self, path: Path) -> None:
-        """Write JSON that :meth:`load` reads."""
-        path.write_text(json.dumps({"format": "repartee-tokenizer", "version": 1, "pieces": self.pieces}), "utf8")
+        """Write JSON that :meth:`load` reads, and the lexicon beside it."""
+        data = {"format": "repartee-tokenizer", "version": 1, "pieces": self.pieces, "sounds": self.sounds}
+        path.write_text(json.dumps(data, ensure_ascii=False), "utf8")
+        self.lexicon.save(path.with_name(LEXICON_FILE))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read a saved tokenizer.
+        """Read a saved tokenizer; the lexicon beside it is read when it is needed.
 
         Raises:
             ArtefactError: the file is missing or is not a tokenizer of this version.
@@ -119,6 +186,6 @@ class Tokenizer:
             data = json.loads(path.read_text("utf8"))
             if data["format"] != "repartee-tokenizer" or data["version"] != 1:
                 raise ValueError(f"format {data['format']!r} version {data['version']!r}")
-            return cls(data["pieces"])
+            return cls(data["pieces"], data.get("sounds", ()), Lexicon.load(path.with_name(LEXICON_FILE)))
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise ArtefactError(f"{path}: not a version 1 tokenizer ({exc})") from exc

@@ -10,15 +10,14 @@ from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import LLAMA
 from training.encode_dataset import EncodedTurn
+from training.s2s_batches import Batcher, collate
 from training.s2s_data import (
     IGNORE,
     LEAD_FRAMES,
     TRAIL_FRAMES,
-    Batcher,
     WrittenTurn,
     build_sequence,
     build_written,
-    collate,
     latest_pieces,
     listen_steps,
     place,

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ArtefactError, ProsodyTagError
+from models.lexicon import Lexicon
 from models.prosody import PROSODY_ID_BASE, PROSODY_IDS, PROSODY_TOKENS, split_marks, strip_marks
 from models.tokenizer import BOS, EOS, FIRST_PIECE, FIRST_PROSODY, PAD, UNKNOWN_WORD, Tokenizer
 from tests.tiny import tokenizer
@@ -108,12 +109,60 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path / "nowhere.json")
 
 
-def test_parts_of_words_are_taken_longest_first() -> None:
-    """A word outside the vocabulary is cut into as few parts as fit from the left, and comes back whole."""
-    pieces = Tokenizer.train(["a latte"], parts=[" un", "believ", "able", " unbe"])
-    made = pieces.encode("a unbelievable latte")
-    assert [pieces.piece(token) for token in made] == [" a", " unbe", "l", "i", "e", "v", "able", " latte"]
-    assert pieces.decode(made) == "a unbelievable latte"
+def speaker() -> Tokenizer:
+    """Knows three words, the sounds of some others, and how to join sounds."""
+    lexicon = Lexicon({"tree": "tɹˈi", "house": "hˈWs", "dog": "dˈɔɡ", "bus": "bˈʌs", "B": "bˈi", "Z": "zˈi"})
+    singles = [lead + phone for phone in "tɹˈˌihWsdɔɡbʌzᵻ" for lead in ("", " ")]
+    return Tokenizer.train(["Okay, a latte", "okay"], sounds=[*singles, " tɹˈ", "ˈWs"], lexicon=lexicon)
+
+
+def written(tokenizer: Tokenizer, text: str) -> list[str]:
+    """What the pieces of a text to be spoken are; sounds between slashes."""
+    first = FIRST_PIECE + len(tokenizer.pieces)
+    ids = [piece.token for piece in tokenizer.spoken(text)]
+    return [f"/{tokenizer.sounds[token - first]}/" if token >= first else tokenizer.piece(token) for token in ids]
+
+
+def test_words_that_are_no_pieces_are_spoken_by_their_sounds() -> None:
+    """Known words stay whole in either case; others take the longest sounds, and only their first shows the word."""
+    tokenizer = speaker()
+    assert written(tokenizer, "Okay, A tree") == [" Okay", ",", " A", "/ tɹˈ/", "/i/"]
+    pieces = tokenizer.spoken("Okay, A Tree")
+    assert [piece.text for piece in pieces] == [" Okay", ",", " A", " Tree", ""]
+    assert [piece.begins for piece in pieces] == [True, False, True, True, False]
+    assert max(piece.token for piece in pieces) < len(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("word", "sounds"),
+    [
+        ("treehouse", ["/ tɹˈ/", "/i/", "/h/", "/ˌ/", "/W/", "/s/"]),  # two words written as one
+        ("dog's", ["/ d/", "/ˈ/", "/ɔ/", "/ɡ/", "/z/"]),
+        ("bus's", ["/ b/", "/ˈ/", "/ʌ/", "/s/", "/ᵻ/", "/z/"]),
+        ("zb", ["/ z/", "/ˈ/", "/i/", "/b/", "/ˈ/", "/i/"]),  # spelt
+        ("b", ["/ b/", "/ˈ/", "/i/"]),
+        ("q", [" q"]),  # a letter that even the lexicon does not know is its character
+    ],
+)
+def test_a_word_outside_the_lexicon_is_still_pronounced(word: str, sounds: list[str]) -> None:
+    """As a genitive, as a compound, as its letters."""
+    assert written(speaker(), word) == sounds
+
+
+def test_sounds_and_lexicon_survive_saving(tmp_path: Path) -> None:
+    """What is loaded speaks as what was saved; a damaged lexicon is named when it is needed."""
+    speaker().save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert written(loaded, "Okay, treehouse") == written(speaker(), "Okay, treehouse")
+    (tmp_path / "lexicon.txt.gz").write_bytes(b"nothing")
+    with pytest.raises(ArtefactError, match=r"lexicon\.txt\.gz"):
+        Tokenizer.load(tmp_path / "tokenizer.json").spoken("tree")
+
+
+def test_what_a_user_types_is_words_or_unknown() -> None:
+    """A typed word that the model has never heard is the unknown word, and never spelt."""
+    tokenizer = speaker()
+    assert tokenizer.decode(tokenizer.heard("a quick latte")) == "a … latte"
 
 
 def test_the_unknown_word_is_one_piece() -> None:

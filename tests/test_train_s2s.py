@@ -13,8 +13,10 @@ from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
 from training import train_s2s
 from training.domain import load_domain
 from training.encode_dataset import EncodedTurn, save_codes
-from training.s2s_data import IGNORE, Batcher
-from training.train_s2s import load_s2s, objectives, start_from, token_loss, validate, written_dialogues
+from training.s2s_batches import Batcher
+from training.s2s_data import IGNORE
+from training.train_s2s import load_s2s, objectives, token_loss, validate, written_dialogues
+from training.warm_start import start_from
 
 CONFIG = """s2s:
   window: 128

@@ -99,13 +99,18 @@ def reply_audio(track: np.ndarray, turn: AssistantTurn) -> tuple[np.ndarray, flo
     return np.pad(pcm, (0, -len(pcm) % FRAME_SIZE)).astype(np.float32), start_s
 
 
+def spoken_ids(tokenizer: Tokenizer, word: str) -> list[int]:
+    """Ids of a word that is spoken."""
+    return [piece.token for piece in tokenizer.spoken(word)]
+
+
 def spread_words(turn: AssistantTurn, tokenizer: Tokenizer, start_s: float) -> list[tuple[list[int], float]]:
     """Reply words as (token ids, start frame); without times they are spread evenly over the reply."""
     words = turn.text.split()
     if turn.words:
-        return [(tokenizer.encode(word.name), (word.start_s - start_s) / FRAME_S) for word in turn.words]
+        return [(spoken_ids(tokenizer, word.name), (word.start_s - start_s) / FRAME_S) for word in turn.words]
     length = ((turn.end_s or 0.0) - (turn.start_s or 0.0)) / FRAME_S
-    return [(tokenizer.encode(word), index * length / max(len(words), 1)) for index, word in enumerate(words)]
+    return [(spoken_ids(tokenizer, word), index * length / max(len(words), 1)) for index, word in enumerate(words)]
 
 
 def encode_turn(

@@ -224,7 +224,7 @@ def export_codec(codec: Path, output: Path, alphabet: dict[str, Any]) -> tuple[d
     export.export_acoustic(parts["acoustic"], output / "acoustic_encoder.onnx")  # type: ignore[arg-type]
     export.export_decoder(parts["decoder"], output / "decoder.onnx")  # type: ignore[arg-type]
     parity = check_codec(parts["semantic"], parts["acoustic"], parts["decoder"], output)  # type: ignore[arg-type]
-    shutil.copy(codec / "tokenizer.json", output / "tokenizer.json")
+    Tokenizer.load(codec / "tokenizer.json").save(output / "tokenizer.json")
     header = {"format": CODEC_FORMAT, "version": VERSION, "alphabet": alphabet, "parity": parity}
     write_json(output / "config.json", header | {"config": dataclasses.asdict(config)})
     return parity, parts["acoustic"]  # type: ignore[return-value]
@@ -239,7 +239,7 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
     save_model(output, "repartee-s2s", copy.deepcopy(model).half(), model.config, provenance)
     export.export_step(model, output / "step.onnx")
     worst = check_step(model, output / "step.onnx")
-    shutil.copy(codec / "tokenizer.json", output / "tokenizer.json")
+    Tokenizer.load(codec / "tokenizer.json").save(output / "tokenizer.json")
     config = model.config
     header = {
         "format": S2S_FORMAT, "version": VERSION, "alphabet": alphabet, "parity": worst,

@@ -3,12 +3,14 @@
 ``python -m training.open_text --recordings DIR --recordings DIR --output data/open_text.txt``
 
 Only the training part of every ``manifest.jsonl`` folder is used. The word list is that of the ``wordfreq`` package;
-words that the dictionary (:mod:`training.lexicon`) cannot pronounce are left out.
+words that the dictionary (:mod:`training.lexicon`) cannot pronounce are left out. ``--wordnet DIR`` adds the example
+sentences of WordNet (Debian: ``wordnet-base``, /usr/share/wordnet).
 """
 
 import argparse
 import os
 import random
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +21,10 @@ from training.user_features import recording_jobs
 
 WORDS = (2, 18)  # of a transcript
 RANDOM_WORDS = (4, 8)
+EXAMPLE_WORDS = (4, 16)
+END_MARKS = (0.25, 0.65, 0.06, 0.04)  # shares of no mark, full stop, question, exclamation
+_EXAMPLE = re.compile(r'"([^"]+)"')
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z',\s-]*[A-Za-z]")
 _ONES = [
     "zero",
     "one",
@@ -85,6 +91,28 @@ def transcripts(folders: Iterable[Path]) -> list[str]:
     return sorted(text for text in texts["train"] - texts["valid"] if WORDS[0] <= len(text.split()) <= WORDS[1])
 
 
+def examples(folder: Path) -> list[str]:
+    """The example sentences of a WordNet data folder, sorted; without quotations, names with dots, and numbers.
+
+    Raises:
+        OSError: the folder's ``data.*`` files cannot be read.
+    """
+    found: set[str] = set()
+    for name in ("adj", "adv", "noun", "verb"):
+        for line in (folder / f"data.{name}").read_text("utf8", errors="replace").splitlines():
+            quoted = _EXAMPLE.findall(line.partition("|")[2])
+            found.update(text.strip(" ,-") for text in quoted)
+    return sorted(
+        text for text in found if _PLAIN.fullmatch(text) and EXAMPLE_WORDS[0] <= len(text.split()) <= EXAMPLE_WORDS[1]
+    )
+
+
+def punctuate(text: str, rng: random.Random) -> str:
+    """The sentence as it might be written: mostly with a capital and a mark at its end."""
+    mark = rng.choices(("", ".", "?", "!"), END_MARKS)[0]
+    return (text[0].upper() + text[1:] + mark) if mark else text
+
+
 def word_strings(count: int, passes: int, rng: random.Random) -> list[str]:
     """The ``count`` most common words, every one ``passes`` times, a few in a row without sense."""
     known = pronunciations()
@@ -133,11 +161,14 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=12_000, help="how many common words")
     parser.add_argument("--passes", type=int, default=2, help="how often each of them comes up")
     parser.add_argument("--phrases", type=int, default=600, help="sentences with numbers and names")
+    parser.add_argument("--wordnet", type=Path, help="folder of WordNet's data files")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=5)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     lines = [*transcripts(args.recordings), *word_strings(args.words, args.passes, rng), *phrases(args.phrases, rng)]
+    if args.wordnet:
+        lines += [punctuate(text, rng) for text in examples(args.wordnet)]
     lines = list(dict.fromkeys(lines))
     rng.shuffle(lines)
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -23,15 +23,18 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from models.checkpoint import load_overlap, load_weights, read_dataclass, save_model
+from models.checkpoint import load_weights, read_dataclass, save_model
 from models.prosody import strip_marks
 from models.s2s import S2S, S2SConfig, agent_cross_entropy, evaluating
-from models.tokenizer import FIRST_PIECE, PAD, UNKNOWN_WORD, Tokenizer
+from models.tokenizer import PAD, UNKNOWN_WORD, Tokenizer
 from training.domain import load_domain
 from training.encode_dataset import EncodedTurn, load_codec_config, load_codes
+from training.interjections import load_sounds
 from training.mishearing import MISHEARD_SHARE, mishear_words
 from training.run import Budget, Run, cosine, read_section, seed_everything
-from training.s2s_data import IGNORE, Batch, Batcher, WrittenTurn
+from training.s2s_batches import Batch, Batcher
+from training.s2s_data import IGNORE, WrittenTurn
+from training.warm_start import start_from
 
 PAD_WEIGHT = 0.3
 RECENT_DIM = 128
@@ -137,33 +140,6 @@ def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     return model
 
 
-def start_from(model: S2S, tokenizer: Tokenizer, directory: Path) -> list[str]:
-    """Take over weights of a model with other sizes, codes or pieces; rows of known pieces go to where they now are.
-
-    Returns:
-        Names of the tensors that were not taken whole.
-
-    Raises:
-        ArtefactError: a file of ``directory`` is missing or damaged.
-    """
-    tables = [model.text_embed.weight, model.transcript_embed.weight, model.text_head.weight, model.text_head.bias,
-              model.transcript_head.weight, model.transcript_head.bias]  # fmt: skip
-    tables += [model.recent_embed.weight] if model.config.recent_dim else []
-    fresh = [table.detach().clone() for table in tables]
-    partial = load_overlap(model, directory)
-    path = directory / "tokenizer.json"
-    if not path.exists() or (pieces := Tokenizer.load(path).pieces) == tokenizer.pieces:
-        return partial
-    known = {piece: FIRST_PIECE + index for index, piece in enumerate(pieces)}
-    moves = [(FIRST_PIECE + index, known[piece]) for index, piece in enumerate(tokenizer.pieces) if piece in known]
-    target, source = (torch.tensor([*range(FIRST_PIECE), *side]) for side in zip(*moves, strict=True))
-    with torch.no_grad():
-        for table, new in zip(tables, fresh, strict=True):
-            new[target] = table[source]
-            table.copy_(new)
-    return partial
-
-
 def written_dialogues(path: Path, tokenizer: Tokenizer) -> Callable[[np.random.Generator], list[WrittenTurn]]:
     """A source of dialogues in text alone, drawn from a domain file."""
     domain = load_domain(path)
@@ -216,7 +192,9 @@ def new_batcher(
     written = written_dialogues(args.domain, tokenizer) if args.domain else None
     share = args.written_share if written else 0.0
     unknown = tokenizer.unknown_word if args.corrupt else None
-    batcher = Batcher(dialogues, config, args.frames, args.corrupt, args.seed * 1000 + rank, written, share, unknown)
+    sounds = load_sounds(args.data_dir / "sounds.npz") if args.data_dir and args.corrupt else ()
+    seed = args.seed * 1000 + rank
+    batcher = Batcher(dialogues, config, args.frames, args.corrupt, seed, written, share, unknown, sounds)
     if config.notes and any(turn.note is None and len(turn.user) for turns in dialogues for turn in turns):
         raise ValueError(f"{args.data_dir}: replies without notes: run training.encode_dataset with --domain, too")
     if not batcher.usable and share < 1.0:
