@@ -177,10 +177,9 @@ def _config_path(args: argparse.Namespace) -> Path | None:
 
 
 def _artefacts(args: argparse.Namespace) -> tuple[Path, Path]:
-    import models
+    from models.artefacts import SHIPPED
 
-    shipped = Path(models.__file__).resolve().parent / "pretrained" / "coffee-en"
-    return args.codec or shipped / "codec", args.s2s or shipped / "s2s"
+    return args.codec or SHIPPED / "codec", args.s2s or SHIPPED / "s2s"
 
 
 if __name__ == "__main__":

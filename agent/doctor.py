@@ -133,7 +133,7 @@ def run_models(codec: Path, s2s: Path) -> Iterator[Finding]:
     """Whether the models load, belong together and step; and how fast they are."""
     import numpy as np
 
-    from agent.bench import time_frames
+    from agent.bench.frames import time_frames
     from agent.errors import StepError
     from agent.worker import warm_up
     from models.errors import ModelError
@@ -154,7 +154,7 @@ def speed(times: Mapping[str, Mapping[str, float]], frame_ms: float) -> Finding:
     """Whether the machine keeps up, and for how many who talk at the same time.
 
     Args:
-        times: of :func:`agent.bench.time_frames`.
+        times: of :func:`agent.bench.frames.time_frames`.
         frame_ms: what a frame lasts.
     """
     # a session that is spoken to hears a frame and speaks a frame in the time of one

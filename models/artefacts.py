@@ -9,6 +9,8 @@ import onnxruntime as ort
 from models.errors import ArtefactError
 
 VERSION = 1
+SHIPPED = Path(__file__).resolve().parent / "pretrained" / "coffee-en"
+"""The models that come with the program: directories ``codec`` and ``s2s``."""
 
 
 def read_config(directory: Path, kind: str) -> dict[str, Any]:

@@ -19,15 +19,15 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from agent.bench import provenance
+from agent.bench.figures import provenance
 from agent.config import AgentConfig, load_config
 from agent.rehearsal import Rehearsal, RehearsalWorker
 from agent.worker import StepEngine
+from models.artefacts import SHIPPED
 from models.runtime import Engine
 from training.answers import Answer
 from training.recordings import SAMPLE_RATE_HZ, Recording, end_of_speech, read_pcm
 
-SHIPPED = Path("models/pretrained/coffee-en")
 SETTINGS = Path("configs/agent.yaml")
 HISS_S, HISS_RMS = 10.0, 10 ** (-70 / 20)  # of a piece of silence
 SETTLE_S = 3.0  # of silence after a stretch, in which a turn that is still open ends
