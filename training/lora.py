@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -144,8 +143,7 @@ def save_adapter(
         for name in (WEIGHTS, "adapter_config.json"):
             os.chmod(Path(temporary) / name, 0o644)
             os.replace(Path(temporary) / name, directory / name)
-    if tokenizer.resolve() != (directory / "tokenizer.json").resolve():
-        shutil.copy(tokenizer, directory / "tokenizer.json")
+    Tokenizer.load(tokenizer).save(directory / "tokenizer.json")
     write_json(
         directory / "prosody_tokens.json",
         {

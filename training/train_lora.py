@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from agent.domain.domain_file import DOMAIN_FILE
+from models.artefacts import SHIPPED
 from models.checkpoint import load_weights, read_header, write_json
 from models.codec import AcousticEncoder
 from models.errors import ModelError
@@ -36,17 +37,17 @@ from models.s2s import S2S
 from models.tokenizer import Tokenizer
 from training.audio_data import load_clips, read_audio
 from training.conversation import AssistantTurn, Span
-from training.encode_dataset import FRAME_S, CodecEncoders, EncodedTurn, load_codec_config, reply_audio
+from training.encode_dataset import FRAME_S, CodecEncoders, EncodedTurn, load_codec_config, reply_audio, spoken_ids
 from training.export import check_alphabet, export_codec, export_s2s, portable, silence_codes
 from training.lora import LoraError, LoraSettings, adapt, count, merge, merged, model_fingerprint, save_adapter
 from training.prepare_prosody import DatasetError, read_dataset
 from training.run import Budget, Run, cosine, seed_everything
-from training.s2s_data import Batch, Batcher, build_sequence, collate
+from training.s2s_batches import Batch, Batcher, collate
+from training.s2s_data import build_sequence
 from training.train_acoustic import Source
 from training.train_acoustic import train as train_acoustic
 from training.train_s2s import WEIGHTS, load_s2s, objectives, read_dialogues, validate, written_dialogues
 
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "pretrained" / "coffee-en"
 KEEP_FRAMES = 400  # of a batch of dialogues
 DECODER_LR = 3e-4
 
@@ -60,7 +61,7 @@ def encode_item(item: dict[str, Any], encoders: CodecEncoders) -> EncodedTurn:
     for mark in item["prosody_tokens"]:
         marks[mark["word"]] = marks.get(mark["word"], "") + mark["token"] + " "
     words = [
-        (encoders.tokenizer.encode(marks.get(i, "") + word.name.lower()), (word.start_s - start_s) / FRAME_S)
+        (spoken_ids(encoders.tokenizer, marks.get(i, "") + word.name), (word.start_s - start_s) / FRAME_S)
         for i, word in enumerate(times)
     ]
     silent = np.zeros((0, len(encoders.config.semantic_levels)), np.uint16)
@@ -156,8 +157,9 @@ def fit_decoder(args: argparse.Namespace, items: Sequence[dict[str, Any]]) -> Pa
     """Fit the codec's decoder to the recordings; returns the codec's checkpoint."""
     codec: Path = args.output / "run" / "codec"
     codec.mkdir(parents=True, exist_ok=True)
-    for name in ("semantic.safetensors", "semantic.json", "tokenizer.json"):
+    for name in ("semantic.safetensors", "semantic.json"):
         shutil.copy(args.codec / name, codec / name)
+    Tokenizer.load(args.codec / "tokenizer.json").save(codec / "tokenizer.json")
     sizes = args.output / "run" / "codec.json"
     write_json(sizes, {"codec": asdict(load_codec_config(args.codec))})  # JSON is YAML, too
     clips = load_clips([item["audio_file"] for item in items], 7200.0)
@@ -253,9 +255,9 @@ def merge_only(args: argparse.Namespace) -> None:
     target = args.output
     if target.resolve() != args.merge.resolve():
         target.mkdir(parents=True, exist_ok=True)
-        for name in (ADAPTER_FILE, "adapter_config.json", "adapter_model.safetensors", "tokenizer.json",
-                     "prosody_tokens.json"):  # fmt: skip
+        for name in (ADAPTER_FILE, "adapter_config.json", "adapter_model.safetensors", "prosody_tokens.json"):
             shutil.copy(args.merge / name, target / name)
+        Tokenizer.load(args.merge / "tokenizer.json").save(target / "tokenizer.json")
     export_merged(model, args, codec, bool(header.get("decoder")))
 
 
