@@ -149,15 +149,13 @@ def to_lines(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "f0_median_hz": "median pitch, Hz", "f0_spread_st": "spread of pitch, semitones",
         "phones_per_s": "phones a second", "pauses_per_10s": "pauses in 10 s", "pause_ms": "a pause, ms",
     }  # fmt: skip
-    lines = [f"{'':38}" + "".join(f"{name:>22}" for name in figures)]
+    width = 4 + max(len(name) for name in figures)
+    lines = [f"{'':38}" + "".join(f"{name:>{width}}" for name in figures)]
     for key, label in labels.items():
-        cells = []
-        for values in figures.values():
-            value = values.get(key)
-            cells.append(
-                f"{value:>22}" if isinstance(value, Rate) else f"{'-' if value is None else f'{value:.2f}':>22}"
-            )
-        lines.append(f"{label:38}" + "".join(cells))
+        values = [row.get(key) for row in figures.values()]
+        numbers = [value.value if isinstance(value, Rate) else value for value in values]
+        cells = ["-" if number is None else f"{number:.2f}" for number in numbers]
+        lines.append(f"{label:38}" + "".join(f"{cell:>{width}}" for cell in cells))
     return lines
 
 

@@ -97,7 +97,8 @@ def measure_words(
             phone for phone in phones if start - 1e-6 <= phone[1] and phone[2] <= end + 1e-6 and phone[0] in usual
         ]
         expected = sum(usual[phone[0]] for phone in inside)
-        smooth = np.convolve(level[hops], np.full(5, 0.2), "same") if len(level[hops]) else np.array([-7.0])
+        heard = level[hops] if len(level[hops]) else np.array([-7.0])
+        smooth = np.convolve(np.pad(heard, 2, "edge"), np.full(5, 0.2), "valid")
         measured.append(
             SpokenWord(
                 name, start, end, 0.0 if before is None else max(start - before, 0.0),
