@@ -36,7 +36,7 @@ from models.runtime import Engine
 from models.runtime_lora import with_adapter
 from training.audio_data import read_audio
 from training.codec_metrics import aligned_distortion
-from training.delivery import HOP_S, pitch_track
+from training.spoken_words import HOP_S, pitch_track
 from training.evaluate_codec import RoundTrip, to_metric_rate
 from training.lexicon import phones_of
 from training.marked_transcript import parse_transcript

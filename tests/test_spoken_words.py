@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.delivery import SpokenWord, measure_words, phone_lengths, pitch_track, propose_marks, speaker_median
+from training.spoken_words import SpokenWord, measure_words, phone_lengths, pitch_track, propose_marks, speaker_median
 
 RATE = 24_000
 
