@@ -18,6 +18,7 @@ from models.artefacts import open_graph, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
+from models.prosody import PAUSES, PROSODY_TOKENS, canonical
 from models.runtime_state import State, latest
 from models.sampling import CodeSampler, greedy, sigmoid
 from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
@@ -73,6 +74,7 @@ class Engine:
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
         self._sampler = CodeSampler(config["agent_levels"])  # type: ignore[arg-type]
         self._silence = np.array(config["silence_codes"], np.int64)
+        self._markers = {token for mark in PROSODY_TOKENS if mark not in PAUSES for token in tokenizer.encode(mark)}
 
     @classmethod
     def load(cls, codec: Path, s2s: Path) -> "Engine":
@@ -189,7 +191,7 @@ class Engine:
         return self._cut(text)
 
     def _cut(self, text: str) -> list[SpokenPiece]:
-        tokens = self._tokenizer.spoken(text)
+        tokens = self._tokenizer.spoken(canonical(text))
         if not tokens:
             raise ValueError(f"nothing in {text[:80]!r} can be read: it needs printable ASCII characters")
         if len(tokens) > self._window // 4:
@@ -247,7 +249,10 @@ class Engine:
             state.waited += 1
             return EOS if token == EOS or state.waited > MAX_WAIT else PAD, ""
         others = np.logaddexp.reduce(np.delete(row, PAD))
-        inside = state.waited == 0 and state.reply_steps > 1 and not script[0].begins
+        # a word goes on, or it is next after its prosody token; a pause has its silence before the next word
+        last = int(state.step.inputs["text"][0, 0])
+        within = last in self._markers if script[0].begins else True
+        inside = state.waited == 0 and state.reply_steps > 1 and within
         if inside or others > row[PAD] or state.waited >= MAX_WAIT:
             state.waited = 0
             piece = script.popleft()

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,9 @@ from tests.tiny import CODEC, run_main, speech_like, tokenizer, write_checkpoint
 from training import encode_dataset
 from training.audio_data import audio_files, crop, held_pitch, load_clips, make_clip, read_audio
 from training.conversation import AssistantTurn, Conversation, Span, Turn, UserTurn, write_conversation
-from training.encode_dataset import (
-    HEAD_S,
-    CodecEncoders,
-    EncodedTurn,
-    encode_folder,
-    load_codes,
-    reply_audio,
-    save_codes,
-    spread_words,
-)
+from training.encode_dataset import EncodedTurn, encode_folder, load_codes, save_codes
+from training.encoders import CodecEncoders
+from training.replies import HEAD_S, reply_audio, spread_words
 from training.train_tokenizer import main as tokenizer_main
 from training.user_features import FrontEnd, UserFeatures, save_features
 
@@ -115,6 +110,52 @@ def test_words_without_times_are_spread() -> None:
     """People's own recordings need no times."""
     words = spread_words(AssistantTurn("Sure, a latte", start_s=1.0, end_s=1.72), tokenizer(), 1.0)
     assert [frame for _, frame in words] == pytest.approx([0.0, 3.0, 6.0])
+
+
+def test_tokens_stand_ahead_of_what_they_change() -> None:
+    """A pause at the end of the word before it, others right before their word, which keeps its frame."""
+    pieces = tokenizer()
+    spans = tuple(Span(word, at, at + 0.3) for word, at in (("a", 1.0), ("large", 1.4), ("latte.", 2.6)))
+    turn = AssistantTurn("a large latte.", start_s=1.0, end_s=2.9, words=spans)
+    words = spread_words(turn, pieces, 1.0, "a <pitch_low>large <pause_long><pitch_rising><emph>latte.")
+    assert [ids for ids, _ in words] == [
+        pieces.encode(text) for text in ("a", "<pitch_low><pitch_rising>large", "<pause_long>", "<emph>latte.")
+    ]
+    assert [frame for _, frame in words] == pytest.approx([0.0, 0.4 / 0.08 - 2, 0.7 / 0.08, 1.6 / 0.08 - 1])
+    with pytest.raises(ValueError, match="does not have the words a large latte"):
+        spread_words(turn, pieces, 1.0, "a <emph>latte.")
+
+
+def test_replies_are_spoken_anew_with_their_tokens(data: Path, tmp_path: Path) -> None:
+    """With --prosody the reply is hibari's, its tokens are in the text stream, and the pause is in the audio."""
+    meta = data / "conv" / "conv_000001" / "meta.json"
+    marked = json.loads(meta.read_text("utf8"))
+    marked["turns"][0]["assistant"]["marked_text"] = "Sure,<pause_long> <emph>latte."
+    folder = tmp_path / "conv" / "conv_000001"
+    shutil.copytree(meta.parent, folder)
+    turns = {}
+    for text in ("Sure, latte.", "Sure,<pause_long> <emph>latte."):
+        marked["turns"][0]["assistant"]["marked_text"] = text
+        (folder / "meta.json").write_text(json.dumps(marked), "utf8")
+        flags = ["--data_dir", tmp_path / "conv", "--codec", data / "codec", "--output", tmp_path / "codes"]
+        run_main(encode_dataset.main, *flags, "--features", data / "codec" / "features", "--prosody")
+        turns[text] = load_codes(tmp_path / "codes" / "codes_0.npz")["valid"][0][0]
+    plain, paused = turns.values()
+    pieces = tokenizer()
+    assert [ids for ids, _ in paused.agent_words] == [
+        pieces.encode("Sure,"), pieces.encode("<pause_long>"), pieces.encode("<emph>latte.")
+    ]  # fmt: skip
+    assert paused.agent_text == plain.agent_text == "Sure, latte."
+    assert 6 <= len(paused.agent) - len(plain.agent) <= 12  # 600 to 750 ms, and a longer word
+    np.testing.assert_array_equal(paused.user, plain.user)
+
+
+def test_lines_with_wrong_tokens_are_named(data: Path, tmp_path: Path) -> None:
+    """A line of text to speak may hold tokens, but only known ones."""
+    (tmp_path / "lines.txt").write_text("a latte\n\nan <emp>espresso\n", "utf8")
+    flags = ["--open_text", tmp_path / "lines.txt", "--codec", data / "codec", "--output", tmp_path]
+    with pytest.raises(ValueError, match=r"lines\.txt:3: unknown prosody tag <emp>"):
+        run_main(encode_dataset.main, *flags)
 
 
 def test_folder_of_recordings_is_encoded(data: Path) -> None:

@@ -557,6 +557,22 @@ def test_text_is_said_word_for_word(engine: Engine) -> None:
     assert state.script is None
 
 
+def test_tokens_of_a_script_stand_where_training_put_them(engine: Engine) -> None:
+    """However they were written: each right before its word, except a pause, which may have silence behind it."""
+    state = engine.new_state()
+    engine.read("A large<pause_short> <emph>latte with soy<pitch_falling> milk", state, say=True)
+    said: list[int] = []
+    for _ in range(120):
+        out = engine.step(None, state, Mode.SPEAK)
+        said.append(int(state.step.inputs["text"][0, 0]))
+        if out.done:
+            break
+    tokens = tokenizer().encode("a large <pause_short><emph>latte with <pitch_falling>soy milk")
+    assert [token for token in said if token != PAD] == [*tokens, EOS]
+    for mark, word in (("<emph>", "latte"), ("<pitch_falling>", "soy")):
+        assert said.index(*tokenizer().encode(word)) == said.index(*tokenizer().encode(mark)) + 1
+
+
 @pytest.mark.parametrize("steps", [0, 1, LEAD + 2])
 def test_a_script_that_was_not_heard_is_forgotten(engine: Engine, steps: int) -> None:
     """Interrupted, also before its first step, it is not what the next reply has to say."""

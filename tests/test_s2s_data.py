@@ -296,3 +296,23 @@ def test_some_turns_are_typed_or_written() -> None:
     assert [mode for mode, _, _ in spans] == [READ, WRITE, READ, WRITE]
     assert [token for token in made.transcript_target if token not in (PAD, IGNORE)] == [20, 21] * 2
     assert [token for token in made.text_target if token not in (PAD, IGNORE)] == [30, 31, 32, EOS] * 2
+
+
+def test_a_sound_before_a_turn_holds_nothing_to_hear() -> None:
+    """Some turns begin after a sound: its codes are heard, with no word, no speech and no end in them."""
+    sound = np.full((7, 1), 39, np.uint16)
+    turns = [turn(0)]
+    plain = build_sequence(turns, CONFIG, np.random.default_rng(0))
+    lengths = set()
+    for seed in range(60):
+        sequence = build_sequence(turns, CONFIG, np.random.default_rng(seed), sounds=[sound])
+        begins = (sequence.user[:7] == 39).all()
+        lengths.add(bool(begins))
+        if begins:
+            assert (sequence.mode[:7] == LISTEN).all()
+            assert (sequence.transcript_target[:7] == PAD).all()
+            assert (sequence.turn_target[:7] == 0).all()
+            assert (sequence.text_target[:7] == IGNORE).all()
+            words = sequence.transcript_target[sequence.transcript_target > 0]
+            assert words.tolist() == plain.transcript_target[plain.transcript_target > 0].tolist()
+    assert lengths == {True, False}

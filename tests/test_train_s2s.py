@@ -8,15 +8,16 @@ import torch
 from models.checkpoint import read_header, save_model
 from models.errors import ArtefactError
 from models.s2s import S2S
-from models.tokenizer import PAD, Tokenizer
+from models.tokenizer import FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
 from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
 from training import train_s2s
 from training.domain import load_domain
 from training.encode_dataset import EncodedTurn, save_codes
 from training.s2s_batches import Batcher
 from training.s2s_data import IGNORE
-from training.train_s2s import load_s2s, objectives, token_loss, validate, written_dialogues
+from training.train_s2s import load_s2s, objectives, token_loss, validate
 from training.warm_start import start_from
+from training.written import has_marks, written_dialogues
 
 CONFIG = """s2s:
   window: 128
@@ -158,6 +159,21 @@ def test_written_dialogues_come_from_the_domain(tmp_path: Path) -> None:
     turns = written_dialogues(domain, pieces)(np.random.default_rng(1))
     assert all(len(ids) == 1 for user, _, _ in turns for ids in user)
     assert all(ids for _, agent, _ in turns for ids in agent)
+    tokens = range(FIRST_PROSODY, FIRST_PIECE)
+    assert not any(token in tokens for _, agent, _ in turns for ids in agent for token in ids)
+    marked = written_dialogues(domain, pieces, marked=True)(np.random.default_rng(1))
+    assert any(token in tokens for _, agent, _ in marked for ids in agent for token in ids)
+    plain = [[[token for token in ids if token not in tokens] for ids in agent] for _, agent, _ in marked]
+    assert plain == [agent for _, agent, _ in turns]
+
+
+def test_replies_with_tokens_are_noticed() -> None:
+    """Text to be said may hold tokens without the replies having any."""
+    turn = _dialogue(0)[0]
+    marked = replace(turn, agent_words=[(tokenizer().encode("<emph>latte"), 0.0)])
+    said = replace(marked, user=turn.user[:0])
+    assert not has_marks([[turn], [said]])
+    assert has_marks([[turn, marked]])
 
 
 def test_no_validation_set_is_no_error() -> None:

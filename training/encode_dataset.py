@@ -17,23 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from models.checkpoint import load_weights, read_dataclass
-from models.codec import AcousticEncoder, CodecConfig, SemanticEncoder
-from models.features import FRAME_SIZE, SAMPLE_RATE, analyse, new_history
-from models.tokenizer import Tokenizer
+from models.errors import ProsodyTagError
+from models.features import FRAME_SIZE
+from models.prosody import canonical, strip_marks
 from training.audio_data import read_audio
 from training.conversation import AssistantTurn, Span, read_conversation
 from training.domain import Domain, OrderState, load_domain
+from training.encoders import CodecEncoders
 from training.mishearing import loose_opening
-from training.tts import synthesise
+from training.replies import PlacedWord, reply_audio, spread_words
+from training.tts import TtsError, synthesise
 from training.user_features import FrontEnd, UserFeatures, load_features
 
-WARM_FRAMES = 4
-HEAD_S, TAIL_S = 0.02, 0.1
-FRAME_S = FRAME_SIZE / SAMPLE_RATE
 VALID_EVERY = 20
 
 
@@ -52,72 +49,11 @@ class EncodedTurn:
     loose: int = 0  # so many words at the beginning of the user's turn carry nothing
 
 
-def load_codec_config(codec: Path) -> CodecConfig:
-    """The configuration written with the codec's semantic part."""
-    return read_dataclass(codec, "repartee-codec", CodecConfig, "semantic")
-
-
-class CodecEncoders:
-    """Both encoders of a codec directory, for whole clips.
-
-    Raises:
-        ArtefactError: a part is missing or does not fit.
-    """
-
-    def __init__(self, codec: Path) -> None:
-        torch.set_num_threads(1)
-        self.config = load_codec_config(codec)
-        self.tokenizer = Tokenizer.load(codec / "tokenizer.json")
-        self._semantic, self._acoustic = SemanticEncoder(self.config).eval(), AcousticEncoder(self.config).eval()
-        load_weights(self._semantic, codec, "semantic")
-        load_weights(self._acoustic, codec, "acoustic")
-
-    @torch.inference_mode()
-    def semantic(self, embedding: np.ndarray) -> np.ndarray:
-        """Embeddings [T, D] -> uint16 [T, n] semantic codes."""
-        net = self._semantic
-        latents, _ = net.latents(torch.from_numpy(embedding.astype(np.float32))[None], net.context.init_state(1))
-        return net.fsq.to_codes(net.fsq.indices(latents))[0].numpy().astype(np.uint16)
-
-    @torch.inference_mode()
-    def acoustic(self, pcm: np.ndarray) -> np.ndarray:
-        """24 kHz audio of whole frames, after silence -> uint16 [T, m] prosody and acoustic codes."""
-        padded = np.concatenate([np.zeros(WARM_FRAMES * FRAME_SIZE, np.float32), pcm])
-        features = analyse(padded, new_history())
-        mel, pitch = torch.from_numpy(features.mel64)[None], torch.from_numpy(features.pitch)[None]
-        codes, _ = self._acoustic(mel, pitch, self._acoustic.init_state(1))
-        return codes[0, WARM_FRAMES:].numpy().astype(np.uint16)
-
-
-def reply_audio(track: np.ndarray, turn: AssistantTurn) -> tuple[np.ndarray, float]:
-    """The reply cut so that it starts HEAD_S into its first frame; (audio of whole frames, start time on the track)."""
-    start_s = (turn.start_s or 0.0) - HEAD_S
-    end_s = turn.end_s if turn.end_s is not None else len(track) / SAMPLE_RATE
-    begin, end = round(start_s * SAMPLE_RATE), round((end_s + TAIL_S) * SAMPLE_RATE)
-    pcm = track[max(begin, 0) : end]
-    pcm = np.pad(pcm, (max(-begin, 0), 0))
-    return np.pad(pcm, (0, -len(pcm) % FRAME_SIZE)).astype(np.float32), start_s
-
-
-def spoken_ids(tokenizer: Tokenizer, word: str) -> list[int]:
-    """Ids of a word that is spoken."""
-    return [piece.token for piece in tokenizer.spoken(word)]
-
-
-def spread_words(turn: AssistantTurn, tokenizer: Tokenizer, start_s: float) -> list[tuple[list[int], float]]:
-    """Reply words as (token ids, start frame); without times they are spread evenly over the reply."""
-    words = turn.text.split()
-    if turn.words:
-        return [(spoken_ids(tokenizer, word.name), (word.start_s - start_s) / FRAME_S) for word in turn.words]
-    length = ((turn.end_s or 0.0) - (turn.start_s or 0.0)) / FRAME_S
-    return [(spoken_ids(tokenizer, word), index * length / max(len(words), 1)) for index, word in enumerate(words)]
-
-
 def encode_turn(
     features: UserFeatures,
     turn: AssistantTurn,
     agent: np.ndarray,
-    start_s: float,
+    agent_words: list[PlacedWord],
     encoders: CodecEncoders,
     known: frozenset[str] = frozenset(),
     note: str | None = None,
@@ -144,7 +80,7 @@ def encode_turn(
         user_words=user_words,
         user_text=features.text,
         agent=agent,
-        agent_words=spread_words(turn, encoders.tokenizer, start_s),
+        agent_words=agent_words,
         agent_text=turn.text,
         note=None if note is None else tokenizer.encode(note),
         loose=loose,
@@ -157,24 +93,35 @@ def encode_conversation(
     encoders: CodecEncoders,
     cache: dict[str, np.ndarray],
     domain: Domain | None = None,
+    speaker: "Speaker | None" = None,
 ) -> dict[str, Any]:
     """All turns of one folder; ``cache`` keeps reply codes by text, since one voice says a sentence one way.
 
-    With ``domain``, words that it does not know are unknown words, and replies are followed by notes.
+    With ``domain``, words that it does not know are unknown words, and replies are followed by notes. With
+    ``speaker``, replies are spoken anew, as their prosody tokens say; the recording of them is not used.
+
+    Raises:
+        TtsError: a reply cannot be spoken.
     """
     known = domain.vocabulary if domain else frozenset()
     conversation = read_conversation(folder)
     features, _ = load_features(features_file)
-    track = read_audio(folder / "assistant.wav")
+    track = None if speaker else read_audio(folder / "assistant.wav")
     turns = []
     for user, turn in zip(features, conversation.turns, strict=True):
-        pcm, start_s = reply_audio(track, turn.assistant)
-        key = f"{turn.assistant.text}|{len(pcm)}"
-        if key not in cache:
-            cache[key] = encoders.acoustic(pcm)
+        if track is None:
+            assert speaker is not None
+            said = speaker(turn.assistant.marked_text)
+            agent, words = said.agent, said.agent_words
+        else:
+            pcm, start_s = reply_audio(track, turn.assistant)
+            key = f"{turn.assistant.text}|{len(pcm)}"
+            if key not in cache:
+                cache[key] = encoders.acoustic(pcm)
+            agent, words = cache[key], spread_words(turn.assistant, encoders.tokenizer, start_s)
         note = domain.note(OrderState.from_json(turn.state)) if domain else None
         loose = loose_opening(domain, user.text) if domain else 0
-        turns.append(encode_turn(user, turn.assistant, cache[key], start_s, encoders, known, note, loose))
+        turns.append(encode_turn(user, turn.assistant, agent, words, encoders, known, note, loose))
     return {"id": conversation.id, "split": conversation.split, "turns": turns}
 
 
@@ -272,35 +219,65 @@ def paired_folders(data_dir: Path, features: Path) -> Iterable[tuple[Path, Path]
     return pairs
 
 
-def encode_sentence(text: str, voice: str, cache_dir: Path | None, encoders: CodecEncoders) -> EncodedTurn:
-    """A sentence in the agent's voice, as a turn in which the user says nothing.
+class Speaker:
+    """Sentences in the agent's voice, as turns in which the user says nothing; remembers what it said.
+
+    Args:
+        voice: voice string of :mod:`training.tts`; it must be able to deliver the tokens of what it is to say.
+        cache_dir: where utterances are kept between runs; None: nowhere.
+        encoders: of the codec.
+    """
+
+    def __init__(self, voice: str, cache_dir: Path | None, encoders: CodecEncoders) -> None:
+        self._voice, self._cache_dir, self._encoders = voice, cache_dir, encoders
+        self._said: dict[str, EncodedTurn] = {}
+
+    def __call__(self, text: str) -> EncodedTurn:
+        """A text, which may hold prosody tokens, spoken and encoded.
+
+        Raises:
+            TtsError: it cannot be spoken.
+            ProsodyTagError: it holds an unknown tag.
+        """
+        marked = canonical(text)
+        if marked not in self._said:
+            self._said[marked] = self._speak(marked)
+        return self._said[marked]
+
+    def _speak(self, marked: str) -> EncodedTurn:
+        spoken = synthesise(marked, self._voice, self._cache_dir)
+        first, last = spoken.speech_span
+        text = strip_marks(marked)
+        turn = AssistantTurn(text, marked, first, last, tuple(Span(*word) for word in spoken.words), ())
+        pcm, start_s = reply_audio(spoken.pcm, turn)
+        return EncodedTurn(
+            user=np.zeros((0, len(self._encoders.config.semantic_levels)), np.uint16),
+            speech=(0.0, 0.0),
+            user_words=[],
+            user_text="",
+            agent=self._encoders.acoustic(pcm),
+            agent_words=spread_words(turn, self._encoders.tokenizer, start_s, marked),
+            agent_text=text,
+        )
+
+
+def encode_sentences(path: Path, speaker: Speaker) -> list[dict[str, Any]]:
+    """Every line of a text file, spoken; every twentieth is validation.
 
     Raises:
-        TtsError: it cannot be spoken.
+        ValueError: a line cannot be spoken; the message names it.
     """
-    spoken = synthesise(text, voice, cache_dir)
-    first, last = spoken.speech_span
-    words = tuple(Span(*word) for word in spoken.words)
-    turn = AssistantTurn(text, text, first, last, words, ())
-    pcm, start_s = reply_audio(spoken.pcm, turn)
-    return EncodedTurn(
-        user=np.zeros((0, len(encoders.config.semantic_levels)), np.uint16),
-        speech=(0.0, 0.0),
-        user_words=[],
-        user_text="",
-        agent=encoders.acoustic(pcm),
-        agent_words=spread_words(turn, encoders.tokenizer, start_s),
-        agent_text=text,
-    )
-
-
-def encode_sentences(path: Path, args: argparse.Namespace, encoders: CodecEncoders) -> list[dict[str, Any]]:
-    """Every line of a text file, spoken; every twentieth is validation."""
-    lines = [" ".join(line.split()) for line in path.read_text("utf8").splitlines() if line.strip()]
-    conversations = []
-    for index, line in enumerate(tqdm(lines, unit="line")):
+    lines = [" ".join(line.split()) for line in path.read_text("utf8").splitlines()]
+    conversations: list[dict[str, Any]] = []
+    for number, line in enumerate(tqdm(lines, unit="line"), start=1):
+        if not line:
+            continue
+        index = len(conversations)
         split = "valid" if index % VALID_EVERY == VALID_EVERY - 1 else "train"
-        turn = encode_sentence(line, args.tts, args.cache_dir, encoders)
+        try:
+            turn = speaker(line)
+        except (TtsError, ProsodyTagError) as exc:
+            raise ValueError(f"{path}:{number}: {exc}") from exc
         conversations.append({"id": f"{path.stem}_{index:06d}", "split": split, "turns": [turn]})
     return conversations
 
@@ -317,22 +294,28 @@ def main() -> None:
         help="domain file: other user words are written as unknown words, and the order is noted after replies",
     )
     parser.add_argument("--codec", type=Path, required=True)
-    parser.add_argument("--tts", default="hibari:heart", help="voice of --open_text")
-    parser.add_argument("--cache_dir", type=Path, help="where utterances of --open_text are kept between runs")
+    parser.add_argument(
+        "--prosody",
+        action="store_true",
+        help="speak the replies of conversations anew as their prosody tokens say, and put those into the text stream",
+    )
+    parser.add_argument("--tts", default="hibari:heart", help="voice of --open_text and --prosody")
+    parser.add_argument("--cache_dir", type=Path, help="where their utterances are kept between runs")
     parser.add_argument("--name", default="", help="output files are codes_NAME0.npz, codes_NAME1.npz, ...")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     if (args.data_dir is None) == (args.open_text is None):
         parser.error("give either --data_dir or --open_text")
     encoders = CodecEncoders(args.codec)
+    speaker = Speaker(args.tts, args.cache_dir, encoders)
     if args.open_text:
-        save_codes(args.output / f"codes_{args.name}0.npz", encode_sentences(args.open_text, args, encoders))
+        save_codes(args.output / f"codes_{args.name}0.npz", encode_sentences(args.open_text, speaker))
         return
     domain = load_domain(args.domain) if args.domain else None
     cache: dict[str, np.ndarray] = {}
     for index, features in enumerate(args.features or [args.codec / "features"]):
         conversations = [
-            encode_conversation(folder, file, encoders, cache, domain)
+            encode_conversation(folder, file, encoders, cache, domain, speaker if args.prosody else None)
             for folder, file in tqdm(list(paired_folders(args.data_dir, features)), unit="conv")
         ]
         save_codes(args.output / f"codes_{args.name}{index}.npz", conversations)

@@ -30,7 +30,7 @@ from models.errors import ModelError
 from models.features import FRAME_RATE_HZ, FRAME_SIZE, HOP, SAMPLE_RATE, analyse, new_history
 from training.codec_baselines import BASELINES, BaselineError
 from training.codec_metrics import METRICS, RATE_HZ, advance, common_delay, naturalness, perplexity
-from training.encode_dataset import WARM_FRAMES
+from training.encoders import WARM_FRAMES
 from training.held_out import SampleSet, find_samples
 from training.intelligibility import hear, spoken_words
 from training.scoring import Rate, rate, word_errors

@@ -33,7 +33,7 @@ from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
 from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
 from models.source_filter import synthesise
 from models.tokenizer import Tokenizer
-from training.encode_dataset import WARM_FRAMES, load_codec_config
+from training.encoders import WARM_FRAMES, load_codec_config
 from training.train_s2s import load_s2s
 
 PARITY = 2e-3

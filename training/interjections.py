@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from models.features import FRAME_SIZE, SAMPLE_RATE
 from training.audio_data import read_audio
-from training.encode_dataset import CodecEncoders
+from training.encoders import CodecEncoders
 from training.evaluation_sets import find_noises
 from training.tts import TtsError, synthesise
 from training.user_features import DITHER, Augmenter, FrontEnd

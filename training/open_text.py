@@ -2,6 +2,9 @@
 
 ``python -m training.open_text --recordings DIR --recordings DIR --output data/open_text.txt``
 
+With ``--marked_share``, prosody tokens stand at random places of so many of the lines (:mod:`training.random_marks`);
+``--domain`` adds replies of a domain.
+
 Only the training part of every ``manifest.jsonl`` folder is used. The word list is that of the ``wordfreq`` package;
 words that the dictionary (:mod:`training.lexicon`) cannot pronounce are left out. ``--wordnet DIR`` adds the example
 sentences of WordNet (Debian: ``wordnet-base``, /usr/share/wordnet).
@@ -17,6 +20,7 @@ from pathlib import Path
 import wordfreq
 
 from training.lexicon import pronunciations
+from training.random_marks import domain_sentences, mark_lines
 from training.user_features import recording_jobs
 
 WORDS = (2, 18)  # of a transcript
@@ -162,14 +166,25 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=2, help="how often each of them comes up")
     parser.add_argument("--phrases", type=int, default=600, help="sentences with numbers and names")
     parser.add_argument("--wordnet", type=Path, help="folder of WordNet's data files")
+    parser.add_argument("--domain", type=Path, help="domain file whose replies are sentences, too")
+    parser.add_argument("--replies", type=int, default=1000, help="how many different ones")
+    parser.add_argument(
+        "--marked_share", type=float, default=0.0, help="share of the lines that get prosody tokens, 0 to 1"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=5)
     args = parser.parse_args()
+    if not 0 <= args.marked_share <= 1:
+        parser.error(f"--marked_share {args.marked_share:g} is not between 0 and 1")
     rng = random.Random(args.seed)
     lines = [*transcripts(args.recordings), *word_strings(args.words, args.passes, rng), *phrases(args.phrases, rng)]
     if args.wordnet:
         lines += [punctuate(text, rng) for text in examples(args.wordnet)]
+    if args.domain:
+        lines += domain_sentences(args.domain, args.replies, rng)
     lines = list(dict.fromkeys(lines))
+    if args.marked_share:
+        lines = list(dict.fromkeys(mark_lines(lines, args.marked_share, rng)))
     rng.shuffle(lines)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     part = args.output.with_name(args.output.name + ".part")

@@ -11,12 +11,9 @@ directory; the learning rate follows the larger of the used share of steps, epoc
 
 import argparse
 import os
-import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -24,21 +21,19 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from models.checkpoint import load_weights, read_dataclass, save_model
-from models.prosody import strip_marks
 from models.s2s import S2S, S2SConfig, agent_cross_entropy, evaluating
-from models.tokenizer import PAD, UNKNOWN_WORD, Tokenizer
-from training.domain import load_domain
-from training.encode_dataset import EncodedTurn, load_codec_config, load_codes
+from models.tokenizer import PAD, Tokenizer
+from training.encode_dataset import EncodedTurn, load_codes
+from training.encoders import load_codec_config
 from training.interjections import load_sounds
-from training.mishearing import MISHEARD_SHARE, mishear_words
 from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.s2s_batches import Batch, Batcher
-from training.s2s_data import IGNORE, WrittenTurn
+from training.s2s_data import IGNORE
 from training.warm_start import start_from
+from training.written import has_marks, written_dialogues
 
 PAD_WEIGHT = 0.3
 RECENT_DIM = 128
-MAX_WRITTEN_TURNS = 8
 WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.4}
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
 
@@ -140,28 +135,6 @@ def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     return model
 
 
-def written_dialogues(path: Path, tokenizer: Tokenizer) -> Callable[[np.random.Generator], list[WrittenTurn]]:
-    """A source of dialogues in text alone, drawn from a domain file."""
-    domain = load_domain(path)
-    unknown = UNKNOWN_WORD.strip()
-    others = [*sorted(domain.vocabulary), *[unknown] * len(domain.vocabulary)]
-
-    def heard(text: str, rng: np.random.Generator) -> list[list[int]]:
-        text = mishear_words(domain, text, others, rng) if rng.random() < MISHEARD_SHARE else text
-        return [tokenizer.unknown_word if word == unknown else tokenizer.encode(word) for word in text.split()]
-
-    def draw(rng: np.random.Generator) -> list[WrittenTurn]:
-        dialogue = domain.sample_dialogue(random.Random(int(rng.integers(1 << 62))), MAX_WRITTEN_TURNS)
-        return [
-            (heard(turn.user_text, rng),
-             [tokenizer.encode(word) for word in strip_marks(turn.reply).split()],
-             tokenizer.encode(domain.note(turn.state)))
-            for turn in dialogue
-        ]  # fmt: skip
-
-    return draw
-
-
 def learning_steps(args: argparse.Namespace, batcher: Batcher, world: int) -> int:
     """Steps that --steps or --epochs allow; 0 = no limit."""
     by_epoch = int(args.epochs * batcher.epoch_batches() / world)
@@ -189,7 +162,7 @@ def new_batcher(
     Raises:
         ValueError: no dialogue fits into the context.
     """
-    written = written_dialogues(args.domain, tokenizer) if args.domain else None
+    written = written_dialogues(args.domain, tokenizer, has_marks(dialogues)) if args.domain else None
     share = args.written_share if written else 0.0
     unknown = tokenizer.unknown_word if args.corrupt else None
     sounds = load_sounds(args.data_dir / "sounds.npz") if args.data_dir and args.corrupt else ()

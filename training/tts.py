@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from models.prosody import PROSODY_TOKENS
 from training.phones import SILENCE
 
 SAMPLE_RATE = 24000
@@ -26,6 +27,7 @@ LEAD_S = 0.05
 TAIL_S = 0.10
 SPEECH_RMS = 0.1  # -20 dBFS
 PEAK_LIMIT = 0.7  # -3.1 dBFS
+PEAK_BEND = 0.25  # above it, where a word is louder than its sentence
 
 Segment = tuple[str, float, float]
 """Name, start in seconds, end in seconds."""
@@ -37,11 +39,15 @@ class TtsError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """Synthesised speech. Phones tile the whole audio, silences are ``SIL``; both lists are empty where unknown."""
+    """Synthesised speech. Phones tile the whole audio, silences are ``SIL``; both lists are empty where unknown.
+
+    gain: what brings raw audio to the common loudness, where that is not for its own level to decide.
+    """
 
     pcm: np.ndarray  # float32 [samples] at 24 kHz
     words: tuple[Segment, ...]
     phones: tuple[Segment, ...]
+    gain: float | None = None
 
     @property
     def duration_s(self) -> float:
@@ -121,6 +127,7 @@ _BUILT_IN = {
     "pico": "training.tts_pico",
     "openai": "training.online",
 }
+_OBEYS_MARKS = frozenset(("hibari",))
 _EXPENSIVE = frozenset(("festival", "hibari", "openai"))
 
 
@@ -133,7 +140,7 @@ def synthesise(text: str, voice_spec: str, cache_dir: Path | None = None) -> Utt
     """Speaks a text.
 
     Args:
-        text: plain text without prosody marks.
+        text: plain text; with prosody tokens (:mod:`models.prosody`) for hibari, which delivers them.
         voice_spec: the voice string.
         cache_dir: where utterances of the slow engines are kept between runs; ``None`` keeps none.
 
@@ -141,12 +148,16 @@ def synthesise(text: str, voice_spec: str, cache_dir: Path | None = None) -> Utt
         Trimmed audio (at most 50 ms of silence before, 100 ms after) at -20 dBFS RMS; times on that audio.
 
     Raises:
-        TtsError: unknown engine or voice, missing program or library, empty text or no audio.
+        TtsError: unknown engine or voice, missing program or library, empty text or no audio, or prosody tokens for
+            an engine that cannot deliver them.
     """
     if not text.split():
         raise TtsError("nothing to say: the text is empty")
     spec = VoiceSpec.parse(voice_spec)
     engine = _engine(spec.engine)
+    marks = [token for token in PROSODY_TOKENS if token in text]
+    if marks and spec.engine not in _OBEYS_MARKS:
+        raise TtsError(f"{voice_spec} cannot deliver {marks[0]} in {text!r}: only {', '.join(_OBEYS_MARKS)} can")
     if cache_dir is None or spec.engine not in _EXPENSIVE:
         return finish(engine(text, spec))
     path = cache_dir / f"{hashlib.sha256(f'1|{voice_spec}|{text}'.encode()).hexdigest()[:32]}.npz"
@@ -181,18 +192,36 @@ def finish(raw: Utterance) -> Utterance:
     first = max(0, round((start - LEAD_S) * SAMPLE_RATE))
     last = min(len(raw.pcm), round((end + TAIL_S) * SAMPLE_RATE))
     pcm = raw.pcm[first:last].astype(np.float32)
-    speech = pcm[round(start * SAMPLE_RATE) - first : round(end * SAMPLE_RATE) - first]
-    rms = float(np.sqrt(np.mean(np.square(speech, dtype=np.float64)))) if len(speech) else 0.0
-    if rms < 1e-5:
-        raise TtsError("the synthesiser produced silence")
-    gain = min(SPEECH_RMS / rms, PEAK_LIMIT / max(1e-6, float(np.abs(pcm).max())))
-    pcm = pcm * np.float32(gain)
+    pcm = pcm * np.float32(loudness_gain(raw)) if raw.gain is None else soften(pcm * np.float32(raw.gain))
     fade = min(120, len(pcm) // 2)  # 5 ms, against clicks at the cuts
     pcm[:fade] *= np.linspace(0, 1, fade, dtype=np.float32)
     pcm[len(pcm) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
     offset, length = first / SAMPLE_RATE, len(pcm) / SAMPLE_RATE
     phones = tile(_shift(raw.phones, offset, length), length) if raw.phones else ()
     return Utterance(pcm, _shift(raw.words, offset, length), phones)
+
+
+def loudness_gain(raw: Utterance) -> float:
+    """The factor that brings raw audio to SPEECH_RMS, or its peak to PEAK_LIMIT where that is less.
+
+    Raises:
+        TtsError: the audio is silent.
+    """
+    start, end = raw.speech_span
+    heard = raw.pcm[max(0, round((start - LEAD_S) * SAMPLE_RATE)) : round((end + TAIL_S) * SAMPLE_RATE)]
+    speech = raw.pcm[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    rms = float(np.sqrt(np.mean(np.square(speech, dtype=np.float64)))) if len(speech) else 0.0
+    if rms < 1e-5:
+        raise TtsError("the synthesiser produced silence")
+    return min(SPEECH_RMS / rms, PEAK_LIMIT / max(1e-6, float(np.abs(heard).max())))
+
+
+def soften(pcm: np.ndarray) -> np.ndarray:
+    """Bends peaks above PEAK_LIMIT, so that none reaches PEAK_LIMIT + PEAK_BEND."""
+    over = np.abs(pcm) - PEAK_LIMIT
+    return np.where(over > 0, np.sign(pcm) * (PEAK_LIMIT + PEAK_BEND * np.tanh(over / PEAK_BEND)), pcm).astype(
+        np.float32
+    )
 
 
 def _shift(segments: tuple[Segment, ...], offset: float, length: float) -> tuple[Segment, ...]:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from models.prosody import PROSODY_TOKENS, PlannedWord, plan_delivery
+from training.delivery import FRAME_S, Sentence, deliver, end_in_silence
 from training.phones import SILENCE
-from training.tts import Segment, TtsError, Utterance, VoiceSpec
+from training.tts import Segment, TtsError, Utterance, VoiceSpec, loudness_gain
 
 _DURATIONS = "/Cast_32_output_0"  # length of every phoneme id, inside the graph of hibari-tts 0.2
 _LAG_S = 0.063  # by which the durations lag behind the sound, against forced alignments of PocketSphinx (LOG.md)
+_GOING_ON = "okay"  # said after an edited last word and cut off: at the end of all this voice creaks, without any pitch
 _FLOOR = 1e-4  # of the loudest 10 ms: where a sentence begins and ends, for its last phone holds the silence after it
 _SPECTRA = ("lh", "theta", "ln", "lr", "phi")
+_LEVELS = ("lh", "ln", "lr")  # log magnitudes; the others are phases
 
 _PHONES: dict[str, tuple[str, ...]] = {
     "b": ("B",), "d": ("D",), "f": ("F",), "h": ("HH",), "j": ("Y",), "k": ("K",), "l": ("L",), "m": ("M",),
@@ -74,7 +80,7 @@ def fit_edges(edges: np.ndarray, pcm: np.ndarray) -> np.ndarray:
 
 
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
-    """Speaks with ``hibari:heart``; options ``speed``, ``f0`` and ``formant`` are factors.
+    """Speaks with ``hibari:heart``; options ``speed``, ``f0`` and ``formant`` are factors. Prosody tokens are obeyed.
 
     Raises:
         TtsError: the package is missing, the voice is unknown, or the text has no sound.
@@ -84,38 +90,120 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
         raise TtsError(f"hibari has no voice {spec.voice!r}: known is heart")
     speed = spec.number("speed", 1.0, 0.5, 2.0)
     pitch, size = spec.number("f0", 1.0, 0.4, 1.6), spec.number("formant", 1.0, 0.7, 1.3)
+    planned = plan_delivery(text) if any(token in text for token in PROSODY_TOKENS) else []
     tts, session = _load()
-    from hibari import dsp
 
     names = [*_SPECTRA, "f0", _DURATIONS]
-    pcm: list[np.ndarray] = []
-    words: list[Segment] = []
-    phones: list[Segment] = []
-    now = 0.0
-    for sentence in tts.split_sentences(text):
-        spoken = tts.g2p(sentence)
-        symbols = [symbol for symbol in spoken if symbol in tts.vocab]
-        if not symbols:
-            continue
+
+    def predict(symbols: list[str]) -> tuple[Sentence, np.ndarray]:
+        """Vocoder frames of phonemes, and the edges between them in seconds."""
         ids = np.array([[0, *(tts.vocab[symbol] for symbol in symbols), 0]], np.int64)
         *spectra, f0, frames = session.run(names, {"ids": ids, "speed": np.array([speed], np.float32)})
         if size != 1.0:
             spectra = [
                 warp(part[0], size, name in ("lr", "phi"))[None] for name, part in zip(_SPECTRA, spectra, strict=True)
             ]
-        lh, theta, ln, lr, phi = (part[0] for part in spectra)
-        pcm.append(dsp.synth(lh, theta, ln, lr, phi, f0[0] * np.float32(pitch), np.random.default_rng(0)))
+        parts = {name: part[0] for name, part in zip(_SPECTRA, spectra, strict=True)}
         edges = np.concatenate([[0], np.cumsum(frames.reshape(-1))])
-        edges = edges * (len(pcm[-1]) / 24000 / edges[-1])
+        edges = edges * (f0.shape[1] * FRAME_S / edges[-1])
         edges[1:-1] = np.clip(edges[1:-1] - _LAG_S, 0.0, None)
-        edges = now + fit_edges(edges, pcm[-1])
-        heard, spans = _segments(symbols, edges)
-        phones += heard
-        words += _words(sentence.split(), spans)
-        now += len(pcm[-1]) / 24000
-    if not pcm:
+        return Sentence(parts, f0[0] * np.float32(pitch)), edges
+
+    plain: list[Utterance] = []  # of every sentence
+    said: list[Utterance] = []  # the same as the tokens want it
+    done = 0
+    for sentence in tts.split_sentences(" ".join(word.text for word in planned) or text):
+        tokens = sentence.split()
+        plans, done = planned[done : done + len(tokens)], done + len(tokens)
+        symbols = [symbol for symbol in tts.g2p(sentence) if symbol in tts.vocab]
+        if not symbols:
+            continue
+        made, edges = predict(symbols)
+        plain.append(_utter(made, edges, symbols, tokens))
+        if not any(word.emph or word.pause or word.level or word.glide for word in plans):
+            said.append(plain[-1])
+            continue
+        base = plain[-1]
+        if _needs_voice(plans):
+            while symbols[-1] in _PAUSES and len(symbols) > 1:
+                symbols.pop()
+            going_on = [",", " ", *(symbol for symbol in tts.g2p(_GOING_ON) if symbol in tts.vocab)]
+            made, edges = _cut(*predict(symbols + going_on), len(symbols))
+            base = _utter(made, edges, symbols, tokens)
+        said.append(_deliver(made, base, plans, _stressed(symbols, edges), len(plain) > 1))
+    if not said:
         raise TtsError(f"hibari found nothing to say in {text!r}")
-    return Utterance(np.concatenate(pcm), tuple(words), tuple(phones))
+    whole = _join(said)
+    return replace(whole, gain=loudness_gain(_join(plain))) if planned else whole
+
+
+def _needs_voice(plans: list[PlannedWord]) -> bool:
+    """Whether the last word of a sentence, which this voice mostly creaks, is all that a token acts on."""
+    last, before = plans[-1], plans[-2] if len(plans) > 1 else None
+    alone = before is None or (before.level, before.phrase) != (last.level, last.phrase)
+    return bool(last.glide or last.emph or (last.level and alone))
+
+
+def _utter(made: Sentence, edges: np.ndarray, symbols: list[str], tokens: list[str]) -> Utterance:
+    """The sound of a sentence with its words and phones."""
+    pcm = _synth(made)
+    phones, spans = _segments(symbols, fit_edges(edges, pcm))
+    return Utterance(pcm, tuple(_words(tokens, spans)), tuple(phones))
+
+
+def _cut(made: Sentence, edges: np.ndarray, count: int) -> tuple[Sentence, np.ndarray]:
+    """The first ``count`` phonemes of a sentence, up to the quietest place in the gap behind them."""
+    power = np.square(_synth(made)).reshape(len(made.f0), -1).mean(axis=1)
+    low, high = (round(edges[count + 1 + more] / FRAME_S) for more in (0, 2))
+    stop = low + int(np.argmin(power[low : max(high, low + 1)]))
+    ended = end_in_silence(made, stop, _LEVELS)
+    return ended, np.array([*np.minimum(edges[: count + 2], stop * FRAME_S), len(ended.f0) * FRAME_S])
+
+
+def _join(parts: list[Utterance]) -> Utterance:
+    """Utterances one after the other."""
+    starts = np.cumsum([0.0, *(part.duration_s for part in parts)])
+
+    def shifted(segments: Iterable[tuple[Segment, ...]]) -> tuple[Segment, ...]:
+        pairs = zip(starts, segments, strict=False)
+        return tuple((name, float(at + start), float(at + end)) for at, some in pairs for name, start, end in some)
+
+    pcm = np.concatenate([part.pcm for part in parts])
+    return Utterance(pcm, shifted(part.words for part in parts), shifted(part.phones for part in parts))
+
+
+def _synth(sentence: Sentence) -> np.ndarray:
+    from hibari import dsp
+
+    parts = (sentence.spectra[name] for name in _SPECTRA)
+    pcm: np.ndarray = dsp.synth(*parts, sentence.f0, np.random.default_rng(0))
+    return pcm
+
+
+def _deliver(
+    made: Sentence, plain: Utterance, plans: list[PlannedWord], stressed: list[float], follows: bool
+) -> Utterance:
+    """A sentence spoken as its tokens say; ``stressed`` are the middles of stressed vowels in seconds."""
+    power = np.square(plain.pcm).reshape(len(made.f0), -1).mean(axis=1)
+    spans = [(start / FRAME_S, end / FRAME_S) for _, start, end in plain.words]
+    middles = [
+        next((at / FRAME_S for at in stressed if start <= at < end), (start + end) / 2 / FRAME_S)
+        for _, start, end in plain.words
+    ]
+    edited, clock = deliver(made, power, plans, spans, middles, _LEVELS, follows)
+
+    def move(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+        moved = ((name, clock.move(start / FRAME_S, end / FRAME_S)) for name, start, end in segments)
+        return tuple((name, start * FRAME_S, end * FRAME_S) for name, (start, end) in moved)
+
+    return Utterance(_synth(edited), move(plain.words), move(plain.phones))
+
+
+def _stressed(symbols: list[str], edges: np.ndarray) -> list[float]:
+    """Middles of the vowels with primary stress, in seconds."""
+    return [
+        float(edges[index + 2] + edges[index + 3]) / 2 for index, symbol in enumerate(symbols[:-1]) if symbol == "ˈ"
+    ]
 
 
 def _segments(symbols: list[str], edges: np.ndarray) -> tuple[list[Segment], list[tuple[float, float]]]:
