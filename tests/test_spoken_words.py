@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from models.prosody import canonical
 from training.spoken_words import SpokenWord, measure_words, phone_lengths, pitch_track, propose_marks, speaker_median
 
 RATE = 24_000
@@ -42,26 +43,31 @@ def test_silence_has_no_pitch() -> None:
     assert propose_marks(words) == [(), ("<pause_long>",)]
 
 
+def _marked(index: int, **changes: float) -> list[tuple[str, ...]]:
+    names = ["well,", "he", "counted", "elephants", "in", "gardens."]
+    return propose_marks([_word(name, 0.3 * i, **(changes if i == index else {})) for i, name in enumerate(names)])
+
+
 def test_marks_say_what_was_done() -> None:
-    """Each of the seven, and none for a plain sentence."""
-    plain = [_word(f"w{i}", 0.3 * i) for i in range(6)]
-    assert propose_marks(plain) == [()] * 6
-
-    def marked(index: int, **changes: float) -> tuple[str, ...]:
-        words = [_word(f"w{i}", 0.3 * i, **(changes if i == index else {})) for i in range(6)]
-        return propose_marks(words)[index]
-
-    assert marked(2, pitch=6.0) == ("<pitch_high>",)
-    assert marked(2, pitch=-6.0) == ("<pitch_low>",)
-    assert marked(5, move=4.0) == ("<pitch_rising>",)
-    assert marked(5, move=-4.0) == ("<pitch_falling>",)
-    assert marked(2, move=4.0) == ()  # not at the end of a phrase
-    assert marked(2, pitch=2.5, level=-15.0, length=1.5) == ("<emph>",)
-    assert marked(3, gap=0.2) == ("<pause_short>",)
-    assert marked(3, gap=0.6) == ("<pause_long>",)
+    """Each of the seven where it is to stand, and none for a plain sentence."""
+    assert _marked(0) == [()] * 6
+    assert _marked(0, pitch=3.0)[0] == ("<pitch_high>",)
+    assert _marked(0, pitch=-3.0)[0] == ("<pitch_low>",)
+    assert _marked(5, move=4.0)[5] == ("<pitch_rising>",)
+    assert _marked(5, move=-4.0)[5] == ("<pitch_falling>",)
+    assert _marked(3, move=4.0) == [()] * 6  # not at the end of a phrase
+    assert _marked(3, pitch=2.5, level=-15.0, length=1.5)[3] == ("<emph>",)
+    assert _marked(3, pitch=2.5, level=-15.0) == [()] * 6  # loud and high, but not long
+    assert _marked(3, gap=0.2)[3] == ("<pause_short>",)
+    assert _marked(3, gap=0.6)[3] == ("<pause_long>",)
 
 
-def test_a_phrase_that_falls_evenly_has_no_high_and_low_words() -> None:
-    """Pitch counts from the line through the phrase."""
-    words = [_word(f"w{i}", 0.3 * i, pitch=4.0 - 2.0 * i) for i in range(6)]
-    assert propose_marks(words) == [()] * 6
+def test_marks_are_canonical() -> None:
+    """A phrase that lies low is marked once, where it begins, and the text with its marks is as it is to be."""
+    names = ["so", "it", "goes,", "my", "friend."]
+    words = [_word(name, 0.3 * i, pitch=-4.0 if i > 2 else 0.0, move=4.0 * (i == 4)) for i, name in enumerate(names)]
+    marks = propose_marks(words)
+    assert marks[3] == ("<pitch_low>",)
+    assert marks[4] == ("<pitch_rising>",)
+    text = " ".join("".join(mark) + name for mark, name in zip(marks, names, strict=True))
+    assert canonical(text) == text

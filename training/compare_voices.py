@@ -36,12 +36,12 @@ from models.runtime import Engine
 from models.runtime_lora import with_adapter
 from training.audio_data import read_audio
 from training.codec_metrics import aligned_distortion
-from training.spoken_words import HOP_S, pitch_track
 from training.evaluate_codec import RoundTrip, to_metric_rate
 from training.lexicon import phones_of
 from training.marked_transcript import parse_transcript
 from training.prepare_prosody import DatasetError, read_dataset
 from training.scoring import Rate, rate
+from training.spoken_words import HOP_S, pitch_track
 
 RECORDINGS, BASE, TUNED = "recordings", "base", "fine-tuned"
 SOUND_BELS = 3.0  # of a hop, below the loudest of its clip

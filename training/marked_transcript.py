@@ -44,7 +44,7 @@ def parse_transcript(text: str) -> list[MarkedWord]:
         if is_token:
             marks += (piece,)
             continue
-        for written in piece.split():
+        for written in (word.lstrip(".,;:!?") or word for word in piece.split()):
             spoken = tuple(_SPOKEN.findall(written.lower()))
             if not spoken:  # punctuation that stands alone goes with the word before it
                 if words:

@@ -29,10 +29,10 @@ from models.features import FRAME_SIZE, SAMPLE_RATE
 from models.prosody import PROSODY_IDS
 from training.alignment import AlignmentError, align, pronounce
 from training.audio_data import read_audio
-from training.spoken_words import measure_words, phone_lengths, pitch_track, propose_marks, speaker_median
 from training.long_alignment import Heard, LongAlignmentError, Span, TranscriptRecogniser, find_spans
 from training.marked_transcript import MarkedWord, TranscriptError, read_transcript, to_text
 from training.segment_audio import SegmentError, read_manifest
+from training.spoken_words import measure_words, phone_lengths, pitch_track, propose_marks, speaker_median
 from training.tts import Segment
 
 FORMAT = "repartee-prosody-dataset"

@@ -5,13 +5,13 @@ Pitch is counted in semitones above the speaker's median, so that a mark means t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from models.features import FRAME_SIZE, HOP, SAMPLE_RATE, VOICED_STRENGTH, analyse, new_history
+from models.prosody import GLIDES, LEVELS, PAUSES, place_marks, plan_delivery
 from training.tts import Segment
 
 HOP_S = HOP / SAMPLE_RATE
@@ -19,10 +19,10 @@ QUIET_BELS = 3.5  # below the loudest hop of a clip: what is softer has no pitch
 OCTAVE_JUMP = 0.6  # octaves from the clip's median: a tracking error
 MIN_VOICED_HOPS = 4
 
-PAUSE_SHORT_S, PAUSE_LONG_S = 0.12, 0.4
-HIGH_ST = 3.0  # above or below the line through the phrase
-MOVE_ST = 3.0  # from the first to the last third of the last word before a pause
-STRESS_DB, STRESS_LENGTH, STRESS_ST = 2.0, 1.25, 1.0
+PAUSE_SHORT_S, PAUSE_LONG_S = 0.15, 0.5
+LEVEL_ST = 2.0  # that a phrase's median is above or below the speaker's
+MOVE_ST = 3.0  # from the first to the last third of a phrase's last word
+STRESS_DB, STRESS_LENGTH, STRESS_ST = 2.0, 1.25, 1.0  # of a word against its phrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,40 +113,30 @@ def measure_words(
 
 
 def propose_marks(words: Sequence[SpokenWord]) -> list[tuple[str, ...]]:
-    """The prosody tokens before each word that its measures amount to: at most a pause and one other.
+    """The prosody tokens before each word that its measures amount to, in their canonical places.
 
-    ``<pitch_high>`` and ``<pitch_low>`` are distances from the straight line through the pitch of the phrase, which
-    falls in most; ``<pitch_rising>`` and ``<pitch_falling>`` are movements within the last word before a pause.
+    What each token acts on is told in :mod:`models.prosody`. A phrase that lies higher or lower than the speaker's
+    usual pitch is marked where it begins; a rise or fall counts in its last word.
+
+    Args:
+        words: as written, punctuation included: it bounds the phrases.
     """
-    marks: list[tuple[str, ...]] = [() for _ in words]
-    bounds = [0, *(i for i, word in enumerate(words) if word.gap_s >= PAUSE_SHORT_S), len(words)]
-    for first, end in itertools.pairwise(bounds):
-        phrase = words[first:end]
-        if not phrase:
-            continue
-        away = _from_line(phrase)
-        usual_db = float(np.median([word.level_db for word in phrase]))
-        for index, word in enumerate(phrase):
-            pause = "<pause_long>" if word.gap_s >= PAUSE_LONG_S else "<pause_short>"
-            found = (pause,) if word.gap_s >= PAUSE_SHORT_S else ()
-            marks[first + index] = found + _tone(word, away[index], index + 1 == len(phrase), usual_db)
-    return marks
-
-
-def _from_line(phrase: Sequence[SpokenWord]) -> list[float]:
-    times = np.array([word.start_s for word in phrase if word.pitch_st is not None])
-    pitch = np.array([word.pitch_st for word in phrase if word.pitch_st is not None])
-    if len(pitch) < 3:
-        return [word.pitch_st or 0.0 for word in phrase]
-    slope, offset = np.polyfit(times, pitch, 1)
-    return [0.0 if w.pitch_st is None else float(w.pitch_st - slope * w.start_s - offset) for w in phrase]
-
-
-def _tone(word: SpokenWord, away_st: float, last: bool, usual_db: float) -> tuple[str, ...]:
-    if last and word.move_st is not None and abs(word.move_st) >= MOVE_ST:
-        return ("<pitch_rising>" if word.move_st > 0 else "<pitch_falling>",)
-    if word.level_db >= usual_db + STRESS_DB and word.length >= STRESS_LENGTH and away_st >= STRESS_ST:
-        return ("<emph>",)
-    if abs(away_st) >= HIGH_ST:
-        return ("<pitch_high>" if away_st > 0 else "<pitch_low>",)
-    return ()
+    plan = plan_delivery(" ".join(word.name for word in words))
+    assert len(plan) == len(words), "a word is one token of the text"
+    for phrase in dict.fromkeys(word.phrase for word in plan):
+        places = [index for index, word in enumerate(plan) if word.phrase == phrase]
+        part = [words[index] for index in places]
+        pitch = [word.pitch_st for word in part if word.pitch_st is not None]
+        middle = float(np.median(pitch)) if pitch else 0.0
+        level = "" if abs(middle) < LEVEL_ST else LEVELS[middle < 0]
+        usual_db = float(np.median([word.level_db for word in part]))
+        for index, word in zip(places, part, strict=True):
+            pause = "" if word.gap_s < PAUSE_SHORT_S or not index else PAUSES[word.gap_s >= PAUSE_LONG_S]
+            above = 0.0 if word.pitch_st is None else word.pitch_st - middle
+            louder = word.level_db - usual_db
+            emph = len(part) > 1 and louder >= STRESS_DB and word.length >= STRESS_LENGTH and above >= STRESS_ST
+            plan[index] = replace(plan[index], emph=emph, pause=pause, level=level)
+        move = part[-1].move_st
+        if move is not None and abs(move) >= MOVE_ST:
+            plan[places[-1]] = replace(plan[places[-1]], glide=GLIDES[move < 0])
+    return place_marks(plan)

@@ -32,40 +32,46 @@ from models.artefacts import SHIPPED
 from models.checkpoint import load_weights, read_header, write_json
 from models.codec import AcousticEncoder
 from models.errors import ModelError
+from models.prosody import canonical, strip_marks
 from models.runtime_lora import ADAPTER_FILE, read_adapter
 from models.s2s import S2S
 from models.tokenizer import Tokenizer
 from training.audio_data import load_clips, read_audio
 from training.conversation import AssistantTurn, Span
-from training.encode_dataset import FRAME_S, CodecEncoders, EncodedTurn, load_codec_config, reply_audio, spoken_ids
+from training.encode_dataset import EncodedTurn
+from training.encoders import CodecEncoders, load_codec_config
 from training.export import check_alphabet, export_codec, export_s2s, portable, silence_codes
 from training.lora import LoraError, LoraSettings, adapt, count, merge, merged, model_fingerprint, save_adapter
 from training.prepare_prosody import DatasetError, read_dataset
+from training.replies import reply_audio, spread_words
 from training.run import Budget, Run, cosine, seed_everything
 from training.s2s_batches import Batch, Batcher, collate
 from training.s2s_data import build_sequence
 from training.train_acoustic import Source
 from training.train_acoustic import train as train_acoustic
-from training.train_s2s import WEIGHTS, load_s2s, objectives, read_dialogues, validate, written_dialogues
+from training.train_s2s import WEIGHTS, load_s2s, objectives, read_dialogues, validate
+from training.written import has_marks, written_dialogues
 
 KEEP_FRAMES = 400  # of a batch of dialogues
 DECODER_LR = 3e-4
 
 
 def encode_item(item: dict[str, Any], encoders: CodecEncoders) -> EncodedTurn:
-    """A segment as a turn in which the user says nothing: marks and words in text, codes of how they were said."""
-    times = [Span(word["word"], word["start_s"], word["end_s"]) for word in item["words"]]
-    turn = AssistantTurn(item["text"], item["text"], times[0].start_s, times[-1].end_s, tuple(times), ())
+    """A segment as a turn in which the user says nothing: words and tokens, and codes of how they were said.
+
+    Raises:
+        DatasetError: its text does not have its words.
+    """
+    text = canonical(item["text"])
+    times = tuple(Span(word["word"], word["start_s"], word["end_s"]) for word in item["words"])
+    turn = AssistantTurn(strip_marks(text), text, times[0].start_s, times[-1].end_s, times, ())
     pcm, start_s = reply_audio(read_audio(item["audio_file"]), turn)
-    marks: dict[int, str] = {}
-    for mark in item["prosody_tokens"]:
-        marks[mark["word"]] = marks.get(mark["word"], "") + mark["token"] + " "
-    words = [
-        (spoken_ids(encoders.tokenizer, marks.get(i, "") + word.name), (word.start_s - start_s) / FRAME_S)
-        for i, word in enumerate(times)
-    ]
+    try:
+        words = spread_words(turn, encoders.tokenizer, start_s, text)
+    except ValueError as exc:
+        raise DatasetError(f"{item['id']}: {exc}") from exc
     silent = np.zeros((0, len(encoders.config.semantic_levels)), np.uint16)
-    return EncodedTurn(silent, (0.0, 0.0), [], "", encoders.acoustic(pcm), words, item["text"])
+    return EncodedTurn(silent, (0.0, 0.0), [], "", encoders.acoustic(pcm), words, turn.text)
 
 
 class VoiceBatches:
@@ -89,8 +95,9 @@ def dialogue_batches(args: argparse.Namespace, model: S2S, tokenizer: Tokenizer)
     if not args.keep_share:
         return None
     domain = args.domain or args.s2s / DOMAIN_FILE
-    written = written_dialogues(domain, tokenizer) if domain.is_file() and model.config.notes else None
     spoken = read_dialogues(args.replay)["train"] if args.replay else []
+    known = domain.is_file() and model.config.notes
+    written = written_dialogues(domain, tokenizer, has_marks(spoken)) if known else None
     if not spoken and written is None:
         return None
     share = 0.0 if written is None else 0.5 if spoken else 1.0
