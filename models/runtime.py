@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from models import synthesis
-from models.artefacts import open_graph, read_config
+from models.artefacts import open_graph, read_chain, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
@@ -65,14 +65,14 @@ class Engine:
     frame_size = FRAME_SIZE
 
     def __init__(self, codec: dict[str, ort.InferenceSession], step: ort.InferenceSession, tokenizer: Tokenizer,
-                 config: dict[str, object]) -> None:  # fmt: skip
+                 config: dict[str, object], chain: tuple[np.ndarray, np.ndarray] | None = None) -> None:  # fmt: skip
         self._codec, self._step, self._tokenizer = codec, step, tokenizer
         self._lead = int(config["lead_frames"])  # type: ignore[call-overload]
         self._reads_text = bool(config.get("reads_text"))  # models exported before 2026-11-21 only listen and speak
         self._writes_notes = bool(config.get("writes_notes"))
         self._window = int(config["window"])  # type: ignore[call-overload]
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
-        self._sampler = CodeSampler(config["agent_levels"])  # type: ignore[arg-type]
+        self._sampler = CodeSampler(config["agent_levels"], chain)  # type: ignore[arg-type]
         self._silence = np.array(config["silence_codes"], np.int64)
         self._markers = {token for mark in PROSODY_TOKENS if mark not in PAUSES for token in tokenizer.encode(mark)}
 
@@ -93,7 +93,8 @@ class Engine:
         graphs = {name: open_graph(codec / f"{name}.onnx") for name in ("semantic_encoder", "decoder")}
         step, tokenizer = open_graph(s2s / "step.onnx"), Tokenizer.load(s2s / "tokenizer.json")
         try:
-            return cls(graphs, step, tokenizer, config)
+            chain = read_chain(s2s / "chain.npz") if config.get("chained") else None
+            return cls(graphs, step, tokenizer, config, chain)
         except (KeyError, TypeError, ValueError) as exc:
             raise ArtefactError(f"{s2s / 'config.json'}: incomplete or wrong ({exc!r})") from exc
 
@@ -171,7 +172,7 @@ class Engine:
         inputs["text"][:] = token
         pcm = None
         if state.reply_steps > self._lead:
-            codes = self._sampler(outputs["agent_logits"])
+            codes = self._sampler(outputs["agent_logits"], outputs.get("chain"))
             inputs["agent"][0, 0] = codes
             pcm = self._decode(codes, state)
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES

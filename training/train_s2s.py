@@ -33,7 +33,7 @@ from training.warm_start import start_from
 from training.written import has_marks, written_dialogues
 
 PAD_WEIGHT = 0.3
-RECENT_DIM = 128
+RECENT_DIM, CHAIN_DIM = 128, 192
 WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.4}
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
 
@@ -66,7 +66,8 @@ def agent_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
     speaking = target[..., 0] != IGNORE
     if not bool(speaking.any()):
         return hidden.sum() * 0.0
-    loss = agent_cross_entropy(model.agent_head(hidden[speaking]), target[speaking], model.agent_fsq)
+    codes = target[speaking]
+    loss = agent_cross_entropy(model.agent_logits(hidden[speaking], codes), codes, model.agent_fsq)
     weights = loss.new_ones(loss.shape[-1])
     weights[: len(model.config.agent_levels[0])] = PROSODY_WEIGHT
     return (loss * weights).sum(-1).mean() / weights.sum()
@@ -121,12 +122,13 @@ def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
     config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels, notes=args.domain is not None,
-                       recent_dim=RECENT_DIM)  # fmt: skip
+                       recent_dim=RECENT_DIM, chain_dim=CHAIN_DIM)  # fmt: skip
     if args.init:
         sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
         config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
                          agent_levels=config.agent_levels, notes=config.notes,
-                         recent_dim=sizes.recent_dim or config.recent_dim)  # fmt: skip
+                         recent_dim=sizes.recent_dim or config.recent_dim,
+                         chain_dim=sizes.chain_dim or config.chain_dim)  # fmt: skip
     allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
     model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
     if args.init:
