@@ -29,7 +29,7 @@ TARGETS = {
 }
 """Linear layers of a backbone that get adapters, by its ``model_type``."""
 
-HEADS = ("agent_embed.0", "agent_embed.2", "agent_head.0", "agent_head.2", "text_head")
+HEADS = ("agent_embed.0", "agent_embed.2", "agent_head.0", "agent_head.2", "text_head", "chain.enter")
 TABLES = ("text_embed", "transcript_embed", "recent_embed")
 WEIGHTS = "adapter_model.safetensors"
 
@@ -85,7 +85,7 @@ def adapt(model: nn.Module, settings: LoraSettings) -> PeftModel:
     )
     if isinstance(model, S2S) and settings.heads:
         rows = list(range(FIRST_PROSODY, FIRST_PROSODY + len(PROSODY_TOKENS)))
-        config.target_modules = {*chosen, *HEADS}
+        config.target_modules = {*chosen, *(name for name in HEADS if name in layers)}
         config.trainable_token_indices = {name: rows for name in TABLES if hasattr(model, name)}
     with _quiet():
         return get_peft_model(model, config)  # type: ignore[arg-type, return-value]
