@@ -106,8 +106,11 @@ def dialogue_batches(args: argparse.Namespace, model: S2S, tokenizer: Tokenizer)
 
 
 def total_loss(model: S2S, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-    """The weighted sum of the losses, and its parts that say something about a batch."""
-    losses, scores = objectives(model, batch)
+    """The weighted sum of the losses, and its parts that say something about a batch.
+
+    When to write nothing is learnt like any word: who weighs it less speaks too fast.
+    """
+    losses, scores = objectives(model, batch, pad_weight=1.0)
     shown = {"text": losses["text"].item(), "agent": losses["agent"].item(), "text_acc": scores["text_acc"]}
     return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum(), shown
 
