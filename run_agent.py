@@ -33,6 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--codec", type=Path, metavar="PATH", help="codec artefacts (default: the shipped ones)")
     parser.add_argument("--s2s", type=Path, metavar="PATH", help="speech model artefacts (default: the shipped ones)")
+    parser.add_argument("--lora", type=Path, metavar="DIR", help="a voice of training.train_lora for the speech model")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: configs/agent.yaml)")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8765)")
@@ -226,7 +227,12 @@ def _config_path(args: argparse.Namespace) -> Path | None:
 def _artefacts(args: argparse.Namespace) -> tuple[Path, Path]:
     from models.artefacts import SHIPPED
 
-    return args.codec or SHIPPED / "codec", args.s2s or SHIPPED / "s2s"
+    codec, s2s = args.codec or SHIPPED / "codec", args.s2s or SHIPPED / "s2s"
+    if args.lora is None:
+        return codec, s2s
+    from models.runtime_lora import with_adapter
+
+    return with_adapter(codec, s2s, args.lora)
 
 
 if __name__ == "__main__":

@@ -49,13 +49,15 @@ def load_s2s(directory: Path) -> S2S:
     return model
 
 
-def token_loss(head: torch.nn.Module, hidden: Tensor, target: Tensor) -> tuple[Tensor, float]:
-    """Cross-entropy with PAD counting PAD_WEIGHT, and the accuracy on all other tokens; IGNORE is left out."""
+def token_loss(
+    head: torch.nn.Module, hidden: Tensor, target: Tensor, pad_weight: float = PAD_WEIGHT
+) -> tuple[Tensor, float]:
+    """Cross-entropy with PAD counting ``pad_weight``, and the accuracy on all other tokens; IGNORE is left out."""
     keep = target != IGNORE
     if not bool(keep.any()):
         return hidden.sum() * 0.0, float("nan")
     logits, target = head(hidden[keep]), target[keep]  # only where they are asked for: the vocabulary is wide
-    weights = torch.where(target == PAD, PAD_WEIGHT, 1.0)
+    weights = torch.where(target == PAD, pad_weight, 1.0)
     real = target != PAD
     right = (logits.detach()[real].argmax(-1) == target[real]).float().mean().item()
     return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / weights.sum(), right
@@ -81,10 +83,10 @@ def turn_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(model.turn_head(hidden[heard]), target[heard].float())
 
 
-def objectives(model: S2S, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The four losses of a batch, and accuracies on non-PAD targets."""
+def objectives(model: S2S, batch: Batch, pad_weight: float = PAD_WEIGHT) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The four losses of a batch, the agent's PAD counting ``pad_weight``, and accuracies on non-PAD targets."""
     hidden = model.hidden(batch.frame, batch.padding)
-    text, text_right = token_loss(model.text_head, hidden, batch.text)
+    text, text_right = token_loss(model.text_head, hidden, batch.text, pad_weight)
     transcript, transcript_right = token_loss(model.transcript_head, hidden, batch.transcript)
     losses = {
         "text": text,
