@@ -1,7 +1,7 @@
 # Every target sets up what it needs and is instant the second time.
 #   make run ARGS="--no-audio --port 9000"    start the agent (no torch is installed)
 #   make test                                 the test suite        make check   format, lint, types
-#   make bench                                speed and memory      make tiny    train, export and talk, tiny size
+#   make bench [ARGS=SUBCOMMAND]              speed and memory      make tiny    train, export and talk, tiny size
 # PYTHON=python3.12 picks the interpreter; PIP_TORCH_ARGS= (empty) takes torch from the default index (CUDA builds).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -54,7 +54,7 @@ format: setup-train
 	@$(PY) -m ruff check --fix .
 
 bench: setup
-	@$(PY) -m agent.bench --json bench.json $(ARGS)
+	@$(PY) -m agent.bench $(ARGS) $(if $(findstring --json,$(ARGS)),,--json bench.json)
 
 # The whole road at toy size: data, codec, codes, S2S model, export, one spoken question answered. Noise, in two minutes.
 tiny: setup-train

@@ -1,14 +1,18 @@
 """Runtime model directories: ``config.json`` beside the ONNX graphs it names. No torch here."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from models.errors import ArtefactError
 
 VERSION = 1
+SHIPPED = Path(__file__).resolve().parent / "pretrained" / "coffee-en"
+"""The models that come with the program: directories ``codec`` and ``s2s``."""
 
 
 def read_config(directory: Path, kind: str) -> dict[str, Any]:
@@ -29,6 +33,19 @@ def read_config(directory: Path, kind: str) -> dict[str, Any]:
     if config.get("version") != VERSION:
         raise ArtefactError(f"{path}: version {config.get('version')}, this program reads version {VERSION}")
     return config
+
+
+def read_chain(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The weights told and leave that :class:`models.sampling.CodeSampler` takes.
+
+    Raises:
+        ArtefactError: missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return data["told"], data["leave"]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        raise ArtefactError(f"{path}: not the chain of an S2S model ({exc})") from exc
 
 
 def open_graph(path: Path) -> ort.InferenceSession:

@@ -58,7 +58,8 @@ class _Step(nn.Module):
                 ) -> tuple[Tensor, ...]:  # fmt: skip
         frame = FrameInput(mode, user, text, transcript, agent, recent)
         out, new_keys, new_values = self.net.step(frame, keys, values, mask, position)
-        return out.text, out.transcript, out.agent, out.turn, new_keys, new_values
+        chain = () if out.chain is None else (out.chain,)
+        return out.text, out.transcript, out.agent, out.turn, new_keys, new_values, *chain
 
 
 def _write(net: nn.Module, inputs: Sequence[Tensor], names: Sequence[str], outputs: Sequence[str], path: Path) -> None:
@@ -128,4 +129,4 @@ def export_step(net: S2S, path: Path) -> None:
     if net.config.recent_dim:
         inputs, names = [*inputs, integers(N_RECENT)], [*names, "recent"]
     outputs = ["text_logits", "transcript_logits", "agent_logits", "turn_logits", "new_keys", "new_values"]
-    _write(_Step(net), inputs, names, outputs, path)
+    _write(_Step(net), inputs, names, outputs + ["chain"] * bool(net.config.chain_dim), path)

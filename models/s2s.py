@@ -14,7 +14,7 @@
   state of Hosseini-Asl et al., "A simple language model for task-oriented dialogue", arXiv 2005.00796, moved to where
   it does not delay the answer).
 * Outputs: the agent's text (inner monologue: leads its audio by ``lead_frames``), the user's transcript, agent codes
-  (one softmax a quantiser dimension: codes are independent given the state), end-of-turn logits.
+  (one softmax a quantiser dimension, each told those before it: :mod:`models.chain`), end-of-turn logits.
 * Codes are embedded by a small network over their dequantised values, so near codes start as near vectors.
 """
 
@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 from transformers.cache_utils import Cache
 
+from models.chain import CodeChain
 from models.quantize import GroupedFSQ
 
 LISTEN, SPEAK, READ, WRITE = 0, 1, 2, 3  # hear the user, answer aloud; the same two in text alone
@@ -64,6 +65,7 @@ class S2SConfig:
     window: int = 1024  # frames of context
     notes: bool = False  # whether replies are followed by notes
     recent_dim: int = 0  # size of the embedding of recent pieces; 0: steps are not told them
+    chain_dim: int = 0  # size of the state of the chain of agent codes; 0: their dimensions are independent
     backbone: dict[str, Any] = field(default_factory=_llama)
 
     def __post_init__(self) -> None:
@@ -92,12 +94,16 @@ class FrameInput:
 
 @dataclass(frozen=True)
 class FrameOutput:
-    """Logits: text, transcript [B, T, V]; agent [B, T, sum(levels)]; turn [B, T, N_TURN_LOGITS]."""
+    """Logits: text, transcript [B, T, V]; agent [B, T, sum(levels)]; turn [B, T, N_TURN_LOGITS].
+
+    With ``chain_dim``, agent logits lack what the chain adds from ``chain`` [B, T, chain_dim].
+    """
 
     text: Tensor
     transcript: Tensor
     agent: Tensor
     turn: Tensor
+    chain: Tensor | None = None
 
 
 class WindowCache(Cache):
@@ -152,6 +158,8 @@ class S2S(nn.Module):
         self.agent_head = nn.Sequential(
             nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, sum(map(sum, config.agent_levels)))
         )
+        if config.chain_dim:
+            self.chain = CodeChain(dim, config.chain_dim, self.agent_fsq)
         for table in (self.text_embed, self.transcript_embed, self.mode_embed):
             nn.init.normal_(table.weight, std=0.1)
         if config.recent_dim:
@@ -185,8 +193,16 @@ class S2S(nn.Module):
     def heads(self, hidden: Tensor) -> FrameOutput:
         """Logits of all streams from the backbone's output [B, T, D]."""
         return FrameOutput(
-            self.text_head(hidden), self.transcript_head(hidden), self.agent_head(hidden), self.turn_head(hidden)
-        )
+            self.text_head(hidden), self.transcript_head(hidden), self.agent_head(hidden), self.turn_head(hidden),
+            self.chain.enter(hidden) if self.config.chain_dim else None,
+        )  # fmt: skip
+
+    def agent_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Logits [N, sum(levels)] of every dimension, given the output [N, D] and those before it in ``codes``."""
+        logits = self.agent_head(hidden)
+        if self.config.chain_dim:
+            logits = logits + self.chain(self.chain.enter(hidden), self.agent_fsq.dequantize(codes))
+        return logits  # type: ignore[no-any-return]
 
     def forward(self, frame: FrameInput, padding: Tensor | None = None) -> FrameOutput:
         """Whole sequences from an empty context.

@@ -1,6 +1,7 @@
 """From logits to symbols, numpy only."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,20 +16,39 @@ class CodeSampler:
 
     Args:
         groups: levels of every dimension, by group.
+        chain: weights of :class:`models.chain.CodeChain`, told [D, D, inner] and leave [sum(levels), inner]; without
+            them the dimensions are independent.
     """
 
-    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
+    def __init__(self, groups: Sequence[Sequence[int]], chain: tuple[np.ndarray, np.ndarray] | None = None) -> None:
         levels = [level for group in groups for level in group]
         self._edges = np.cumsum([0, *levels])
         self._radix = [np.cumprod([1, *group[:-1]]) for group in groups]
+        self._values = [np.linspace(-1, 1, level, dtype=np.float32) for level in levels]
+        if chain is not None:
+            told, leave = (weights.astype(np.float32) for weights in chain)
+            if told.shape != (len(levels), len(levels), leave.shape[-1]) or len(leave) != self._edges[-1]:
+                raise ValueError(f"chain weights {told.shape} and {leave.shape} do not fit {len(levels)} dimensions")
+            self._told, self._leave = told, [leave[a:b] for a, b in pairwise(self._edges)]
+        self._chained = chain is not None
 
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
-        """Logits [..., sum(levels)] of a single position -> codes int64 [groups]."""
+    def __call__(self, logits: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
+        """Logits [..., sum(levels)] of a single position, and its chain's state -> codes int64 [groups]."""
         row = logits.reshape(-1)
-        picks = np.array([np.argmax(row[a:b]) for a, b in zip(self._edges[:-1], self._edges[1:], strict=True)])
+        told = (
+            np.repeat(state.reshape(1, -1), len(self._values), axis=0) if self._chained and state is not None else None
+        )
+        picks = []
+        for dim, (a, b) in enumerate(pairwise(self._edges)):
+            if told is None:
+                picks.append(int(np.argmax(row[a:b])))
+                continue
+            inner = told[dim] / (1.0 + np.exp(-told[dim]))
+            picks.append(int(np.argmax(row[a:b] + self._leave[dim] @ inner)))
+            told[dim + 1 :] += self._values[dim][picks[-1]] * self._told[dim, dim + 1 :]
         codes, start = [], 0
         for radix in self._radix:
-            codes.append(int((picks[start : start + len(radix)] * radix).sum()))
+            codes.append(int((np.array(picks[start : start + len(radix)]) * radix).sum()))
             start += len(radix)
         return np.array(codes, np.int64)
 

@@ -31,9 +31,10 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def shipped_models() -> Path:
     """The shipped artefacts; their absence is a failure, because they are part of the repository."""
-    path = ROOT / "models" / "pretrained" / "coffee-en"
-    assert path.is_dir(), f"{path} is missing"
-    return path
+    from models.artefacts import SHIPPED  # onnxruntime, only after pytest_configure
+
+    assert SHIPPED.is_dir(), f"{SHIPPED} is missing"
+    return SHIPPED
 
 
 @pytest.fixture(scope="session")

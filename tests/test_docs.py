@@ -77,7 +77,8 @@ def test_commands_name_things_that_exist(command: str) -> None:
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
         assert {w for w in words[1:] if "=" not in w and not w.startswith("-")} <= targets
     if "-m" in words and words[words.index("-m") + 1] not in {"venv", "pip", "pytest", "http.server"}:
-        assert (ROOT / (words[words.index("-m") + 1].replace(".", "/") + ".py")).is_file()
+        module = ROOT / words[words.index("-m") + 1].replace(".", "/")
+        assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
     for word in words:
         if word.startswith(("configs/", "tests/", "models/")) or word == "run_agent.py":
             assert (ROOT / word).exists(), word
@@ -95,7 +96,7 @@ def test_documented_flags_exist() -> None:
     for command in commands():
         words = shlex.split(command, comments=True)
         if "-m" in words and words[words.index("-m") + 1].startswith(("training.", "agent.")):
-            sources = sorted((ROOT / words[words.index("-m") + 1].split(".")[0]).glob("*.py"))
+            sources = sorted((ROOT / words[words.index("-m") + 1].split(".")[0]).rglob("*.py"))
         elif "run_agent.py" in words:
             sources = [ROOT / "run_agent.py", *sorted((ROOT / "agent").glob("*.py"))]
         else:

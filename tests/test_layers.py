@@ -26,6 +26,8 @@ ALSO_ALLOWED = {
     ("training/endpoints.py", "agent"),
     ("training/endpoints.py", "streaming"),
     ("training/interruptions.py", "agent"),
+    ("training/compare_voices.py", "agent"),
+    ("training/realtime_client.py", "agent"),
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}
 TORCH_LIBRARIES = {"torch", "transformers", "peft", "accelerate", "torchaudio", "onnxscript", "tensorboard"}
@@ -37,6 +39,7 @@ RUNTIME_MODELS = (
     "prosody",
     "runtime",
     "sampling",
+    "spoken_text",
     "synthesis",
     "tokenizer",
 )

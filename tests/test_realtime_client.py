@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from agent.errors import InputError
 from tests.fakes import SAMPLE_RATE, FakeEngine, silence, speech
 from tests.live import running_daemon
-from training.realtime_client import ClientError, answer_over_wire
+from training.realtime_client import answer_over_wire
 from training.recordings import Recording, find_recordings
 
 SETTINGS = ["vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2"]
@@ -50,12 +51,12 @@ async def test_clips_are_spoken_in_real_time_side_by_side(tmp_path: Path) -> Non
 
 async def test_unreachable_daemon_is_one_error(tmp_path: Path) -> None:
     """No daemon, no traceback of groups: the address is named."""
-    with pytest.raises(ClientError, match=r"127\.0\.0\.1:9/v1"):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9/v1"):
         await answer_over_wire("http://127.0.0.1:9/v1", clips(tmp_path, speech(0.1)), 1, lambda: None)
 
 
 async def test_failing_engine_ends_the_run(tmp_path: Path) -> None:
     """A daemon that breaks off is an error, not an empty answer."""
     async with daemon_url(FakeEngine(fail_at=3)) as url:
-        with pytest.raises(ClientError):
+        with pytest.raises(InputError):
             await answer_over_wire(url, clips(tmp_path, np.concatenate([silence(0.4), speech(0.6)])), 1, lambda: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import pocketsphinx
@@ -24,6 +25,13 @@ class AlignmentError(ValueError):
 @functools.lru_cache(maxsize=1)
 def _decoder() -> pocketsphinx.Decoder:
     return pocketsphinx.Decoder(samprate=float(_RECOGNISER_RATE), lm=None, loglevel="FATAL")
+
+
+def pronounce(words: Mapping[str, str]) -> None:
+    """Teach the aligner words that its dictionary lacks: word -> ARPABET without stress, phones apart by spaces."""
+    for word, phones in words.items():
+        if _decoder().lookup_word(word) is None:
+            _decoder().add_word(word, phones, True)
 
 
 def align(pcm: np.ndarray, words: list[str]) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:

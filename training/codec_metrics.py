@@ -90,6 +90,43 @@ def cepstral_distortion(true: np.ndarray, made: np.ndarray) -> float | None:
     return float((10.0 / np.log(10.0) * np.sqrt(2.0 * np.square(cepstra).sum(axis=1))).mean())
 
 
+def aligned_distortion(true: np.ndarray, made: np.ndarray) -> float | None:
+    """As :func:`cepstral_distortion` for clips of other timing: along the cheapest path through both, dB.
+
+    Dynamic time warping (Sakoe and Chiba, 1978) over the frames with speech; the mean over the path's steps.
+    """
+    first, second = (_speech_cepstra(pcm) for pcm in (true, made))
+    if not (len(first) and len(second)):
+        return None
+    away = np.sqrt(np.maximum(((first[:, None] - second[None]) ** 2).sum(axis=2), 0.0))
+    rows, columns = away.shape
+    cost, steps = np.full(columns + 1, np.inf), np.zeros(columns + 1, int)
+    cost[0] = 0.0
+    for row in range(rows):
+        before, counted = cost.tolist(), steps.tolist()
+        here, taken = [np.inf], [0]
+        for column, local in enumerate(away[row].tolist()):
+            diagonal, up, left = before[column], before[column + 1], here[-1]
+            if diagonal <= up and diagonal <= left:
+                best, length = diagonal, counted[column]
+            elif up <= left:
+                best, length = up, counted[column + 1]
+            else:
+                best, length = left, taken[-1]
+            here.append(best + local)
+            taken.append(length + 1)
+        cost, steps = np.array(here), np.array(taken)
+    return float(10.0 / np.log(10.0) * np.sqrt(2.0) * cost[-1] / steps[-1])
+
+
+def _speech_cepstra(pcm: np.ndarray) -> np.ndarray:
+    """24 mel cepstra, without the level, of the frames with speech every 16 ms, [T, 24]."""
+    mels = _log_mels(pcm, 512, 40, 256)
+    level = 10.0 * np.log10((10.0 ** (mels / 10.0)).sum(axis=1))
+    nepers = np.maximum(mels, mels.max() + FLOOR_DB)[level > level.max() + SPEECH_DB] * (np.log(10.0) / 20.0)
+    return np.asarray(scipy.fft.dct(nepers, axis=1)[:, 1 : CEPSTRA + 1] / mels.shape[1])
+
+
 def _pitch_hz(pcm: np.ndarray) -> np.ndarray:
     """Praat's F0 every 10 ms, 0 where there is no voice."""
     import parselmouth

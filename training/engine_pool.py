@@ -19,15 +19,15 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from agent.bench import provenance
+from agent.bench.figures import provenance
 from agent.config import AgentConfig, load_config
 from agent.rehearsal import Rehearsal, RehearsalWorker
 from agent.worker import StepEngine
+from models.artefacts import SHIPPED
 from models.runtime import Engine
 from training.answers import Answer
 from training.recordings import SAMPLE_RATE_HZ, Recording, end_of_speech, read_pcm
 
-SHIPPED = Path("models/pretrained/coffee-en")
 SETTINGS = Path("configs/agent.yaml")
 HISS_S, HISS_RMS = 10.0, 10 ** (-70 / 20)  # of a piece of silence
 SETTLE_S = 3.0  # of silence after a stretch, in which a turn that is still open ends
@@ -154,6 +154,8 @@ async def _speak_turn(session: Rehearsal, pcm: np.ndarray) -> Answer:
         " ".join(turn.transcript.split()),
         turn.pcm,
         first_audio_ms=turn.first_audio_ms,
+        calls_before_audio=turn.calls_before_audio,
+        calls=turn.calls,
         interrupted=turn.interrupted,
         replies=tuple(turn.replies),
     )

@@ -31,7 +31,7 @@ from training.answers import Exchange, pair, report, save_audio, to_lines, write
 from training.domain import Domain, DomainError, load_domain
 from training.engine_pool import EnginePool, add_agent_arguments, agent_from, origin, speak
 from training.intelligibility import domain_path
-from training.realtime_client import ClientError, answer_over_wire
+from training.realtime_client import answer_over_wire
 from training.recordings import RecordingError, find_recordings
 from training.suite import Row, Suite, run_all, to_table
 from training.tts import TtsError
@@ -91,7 +91,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], list[Exchange]]:
     """Runs plain recordings and returns the report and the exchanges.
 
     Raises:
-        RecordingError, DomainError, AgentError, ModelError, ClientError: See the modules they come from.
+        RecordingError, DomainError, AgentError, ModelError: See the modules they come from.
     """
     domain = load_domain(domain_path(args.domain))
     recordings = find_recordings(args.data, args.limit, args.split)
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(to_table(evaluate_sets(args))))
             return 0
         result, exchanges = evaluate(args)
-    except (RecordingError, DomainError, AgentError, ModelError, ClientError, TtsError) as exc:
+    except (RecordingError, DomainError, AgentError, ModelError, TtsError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
     print("\n".join(to_lines(result)))

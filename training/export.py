@@ -239,6 +239,9 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
     save_model(output, "repartee-s2s", copy.deepcopy(model).half(), model.config, provenance)
     export.export_step(model, output / "step.onnx")
     worst = check_step(model, output / "step.onnx")
+    if model.config.chain_dim:
+        told, leave = ((model.chain.told * model.chain.before).detach(), model.chain.leave.detach())
+        np.savez(output / "chain.npz", told=told.half().numpy(), leave=leave.half().numpy())
     Tokenizer.load(codec / "tokenizer.json").save(output / "tokenizer.json")
     config = model.config
     header = {
@@ -246,7 +249,7 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
         "lead_frames": config.lead_frames, "transcript_delay_frames": config.transcript_delay_frames,
         "window": config.window, "agent_levels": config.agent_levels, "user_levels": config.user_levels,
         "silence_codes": silence, "vocabulary": config.vocabulary, "reads_text": True,
-        "writes_notes": config.notes,
+        "writes_notes": config.notes, "chained": bool(config.chain_dim),
     }  # fmt: skip
     write_json(output / "config.json", header)
     return worst

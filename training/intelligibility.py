@@ -28,6 +28,7 @@ import soxr
 from agent.domain.domain_file import DomainSpec
 from agent.errors import InputError
 from agent.local import say
+from models.artefacts import SHIPPED
 from models.errors import ModelError
 from models.prosody import strip_marks
 from models.runtime import Engine
@@ -38,7 +39,6 @@ from training.tts import SAMPLE_RATE, TtsError, synthesise
 
 RECOGNISER_RATE_HZ = 16_000
 PADDING_S = 0.3
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "pretrained" / "coffee-en"
 _WORD = re.compile(r"[a-z']+")
 _FILL = re.compile(r"\{(\w+)\}")
 

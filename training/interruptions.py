@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.bench import loud_span
+from agent.bench.figures import loud_span
 from agent.config import AgentConfig
 from agent.errors import AgentError
 from agent.rehearsal import Rehearsal, RehearsalWorker

@@ -57,6 +57,28 @@ def plot_endpoints(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     _finish(figure, axes, path)
 
 
+def plot_voices(pitch_hz: Mapping[str, Any], bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """How voices differ: their pitch as distributions, and a panel of bars for each figure.
+
+    Args:
+        pitch_hz: Name of a voice -> its F0 values in Hz.
+        bars: Name of a figure -> name of a voice -> value.
+        path: Where the picture goes.
+    """
+    figure, panels = pyplot.subplots(1, 1 + len(bars), figsize=(3.2 * (1 + len(bars)), SIZE_INCHES[1]))
+    for name, values in pitch_hz.items():
+        panels[0].hist(values, bins=40, range=(60.0, 400.0), density=True, histtype="step", label=name)
+    panels[0].set(xlabel="F0 (Hz)", ylabel="share")
+    panels[0].legend(fontsize="x-small")
+    for axes, (what, values) in zip(panels[1:], bars.items(), strict=True):
+        axes.bar(range(len(values)), list(values.values()), color=[f"C{list(pitch_hz).index(name)}" for name in values])
+        axes.set_xticks(range(len(values)), list(values), rotation=30, ha="right", fontsize="x-small")
+        axes.set(title=what)
+        axes.title.set_fontsize("small")
+        axes.grid(alpha=0.3)
+    _finish(figure, panels[0], path)
+
+
 def _finish(figure: Any, axes: Any, path: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

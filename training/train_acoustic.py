@@ -97,8 +97,13 @@ def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
     return half
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train until the budget is used up, then write the codec's acoustic and decoder parts."""
+def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None:
+    """Train until the budget is used up, then write the codec's acoustic and decoder parts.
+
+    Args:
+        args: of the command line.
+        sources: what to train on; None reads ``args.audio``.
+    """
     seed_everything(args.seed)
     torch.set_num_threads(args.threads)
     fields = [field.name for field in dataclasses.fields(CodecConfig)]
@@ -112,7 +117,7 @@ def train(args: argparse.Namespace) -> None:
         Budget(args.steps, args.minutes),
     )
     first = run.resume(half, optimizer)
-    sources = [parse_source(text, args.max_seconds, args.seed) for text in args.audio]
+    sources = sources or [parse_source(text, args.max_seconds, args.seed) for text in args.audio]
     rng = np.random.default_rng(args.seed + first)
     spectral = SpectralLoss()
     step = first - 1  # a finished run is continued with no steps

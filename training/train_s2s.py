@@ -33,7 +33,7 @@ from training.warm_start import start_from
 from training.written import has_marks, written_dialogues
 
 PAD_WEIGHT = 0.3
-RECENT_DIM = 128
+RECENT_DIM, CHAIN_DIM = 128, 192
 WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.4}
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
 
@@ -49,13 +49,15 @@ def load_s2s(directory: Path) -> S2S:
     return model
 
 
-def token_loss(head: torch.nn.Module, hidden: Tensor, target: Tensor) -> tuple[Tensor, float]:
-    """Cross-entropy with PAD counting PAD_WEIGHT, and the accuracy on all other tokens; IGNORE is left out."""
+def token_loss(
+    head: torch.nn.Module, hidden: Tensor, target: Tensor, pad_weight: float = PAD_WEIGHT
+) -> tuple[Tensor, float]:
+    """Cross-entropy with PAD counting ``pad_weight``, and the accuracy on all other tokens; IGNORE is left out."""
     keep = target != IGNORE
     if not bool(keep.any()):
         return hidden.sum() * 0.0, float("nan")
     logits, target = head(hidden[keep]), target[keep]  # only where they are asked for: the vocabulary is wide
-    weights = torch.where(target == PAD, PAD_WEIGHT, 1.0)
+    weights = torch.where(target == PAD, pad_weight, 1.0)
     real = target != PAD
     right = (logits.detach()[real].argmax(-1) == target[real]).float().mean().item()
     return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / weights.sum(), right
@@ -66,7 +68,8 @@ def agent_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
     speaking = target[..., 0] != IGNORE
     if not bool(speaking.any()):
         return hidden.sum() * 0.0
-    loss = agent_cross_entropy(model.agent_head(hidden[speaking]), target[speaking], model.agent_fsq)
+    codes = target[speaking]
+    loss = agent_cross_entropy(model.agent_logits(hidden[speaking], codes), codes, model.agent_fsq)
     weights = loss.new_ones(loss.shape[-1])
     weights[: len(model.config.agent_levels[0])] = PROSODY_WEIGHT
     return (loss * weights).sum(-1).mean() / weights.sum()
@@ -80,10 +83,10 @@ def turn_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(model.turn_head(hidden[heard]), target[heard].float())
 
 
-def objectives(model: S2S, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The four losses of a batch, and accuracies on non-PAD targets."""
+def objectives(model: S2S, batch: Batch, pad_weight: float = PAD_WEIGHT) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The four losses of a batch, the agent's PAD counting ``pad_weight``, and accuracies on non-PAD targets."""
     hidden = model.hidden(batch.frame, batch.padding)
-    text, text_right = token_loss(model.text_head, hidden, batch.text)
+    text, text_right = token_loss(model.text_head, hidden, batch.text, pad_weight)
     transcript, transcript_right = token_loss(model.transcript_head, hidden, batch.transcript)
     losses = {
         "text": text,
@@ -121,12 +124,13 @@ def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
     config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels, notes=args.domain is not None,
-                       recent_dim=RECENT_DIM)  # fmt: skip
+                       recent_dim=RECENT_DIM, chain_dim=CHAIN_DIM)  # fmt: skip
     if args.init:
         sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
         config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
                          agent_levels=config.agent_levels, notes=config.notes,
-                         recent_dim=sizes.recent_dim or config.recent_dim)  # fmt: skip
+                         recent_dim=sizes.recent_dim or config.recent_dim,
+                         chain_dim=sizes.chain_dim or config.chain_dim)  # fmt: skip
     allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
     model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
     if args.init:
