@@ -122,7 +122,7 @@ def test_tokens_stand_ahead_of_what_they_change() -> None:
         pieces.encode(text) for text in ("a", "<pitch_low><pitch_rising>large", "<pause_long>", "<emph>latte.")
     ]
     assert [frame for _, frame in words] == pytest.approx([0.0, 0.4 / 0.08 - 2, 0.7 / 0.08, 1.6 / 0.08 - 1])
-    with pytest.raises(ValueError, match="does not have the words a large latte"):
+    with pytest.raises(ValueError, match="does not have the words 'a large latte"):
         spread_words(turn, pieces, 1.0, "a <emph>latte.")
 
 
