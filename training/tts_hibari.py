@@ -21,7 +21,7 @@ from training.tts import Segment, TtsError, Utterance, VoiceSpec, loudness_gain
 
 _DURATIONS = "/Cast_32_output_0"  # length of every phoneme id, inside the graph of hibari-tts 0.2
 _LAG_S = 0.063  # by which the durations lag behind the sound, against forced alignments of PocketSphinx (LOG.md)
-_GOING_ON = "okay"  # said after an edited last word and cut off: at the end of all this voice creaks, without any pitch
+_GOING_ON = "okay"  # said after a glide and cut off: at the end of all this voice creaks, without any pitch
 _FLOOR = 1e-4  # of the loudest 10 ms: where a sentence begins and ends, for its last phone holds the silence after it
 _SPECTRA = ("lh", "theta", "ln", "lr", "phi")
 _LEVELS = ("lh", "ln", "lr")  # log magnitudes; the others are phases
@@ -124,7 +124,7 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
             said.append(plain[-1])
             continue
         base = plain[-1]
-        if _needs_voice(plans):
+        if plans[-1].glide:
             while symbols[-1] in _PAUSES and len(symbols) > 1:
                 symbols.pop()
             going_on = [",", " ", *(symbol for symbol in tts.g2p(_GOING_ON) if symbol in tts.vocab)]
@@ -135,13 +135,6 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
         raise TtsError(f"hibari found nothing to say in {text!r}")
     whole = _join(said)
     return replace(whole, gain=loudness_gain(_join(plain))) if planned else whole
-
-
-def _needs_voice(plans: list[PlannedWord]) -> bool:
-    """Whether the last word of a sentence, which this voice mostly creaks, is all that a token acts on."""
-    last, before = plans[-1], plans[-2] if len(plans) > 1 else None
-    alone = before is None or (before.level, before.phrase) != (last.level, last.phrase)
-    return bool(last.glide or last.emph or (last.level and alone))
 
 
 def _utter(made: Sentence, edges: np.ndarray, symbols: list[str], tokens: list[str]) -> Utterance:
