@@ -79,6 +79,23 @@ def fit_edges(edges: np.ndarray, pcm: np.ndarray) -> np.ndarray:
     return fitted
 
 
+def _predict(symbols: list[str], speed: float, pitch: float, size: float) -> tuple[Sentence, np.ndarray]:
+    """Vocoder frames of phonemes, and the edges between them in seconds."""
+    tts, session = _load()
+    names = [*_SPECTRA, "f0", _DURATIONS]
+    ids = np.array([[0, *(tts.vocab[symbol] for symbol in symbols), 0]], np.int64)
+    *spectra, f0, frames = session.run(names, {"ids": ids, "speed": np.array([speed], np.float32)})
+    if size != 1.0:
+        spectra = [
+            warp(part[0], size, name in ("lr", "phi"))[None] for name, part in zip(_SPECTRA, spectra, strict=True)
+        ]
+    parts = {name: part[0] for name, part in zip(_SPECTRA, spectra, strict=True)}
+    edges = np.concatenate([[0], np.cumsum(frames.reshape(-1))])
+    edges = edges * (f0.shape[1] * FRAME_S / edges[-1])
+    edges[1:-1] = np.clip(edges[1:-1] - _LAG_S, 0.0, None)
+    return Sentence(parts, f0[0] * np.float32(pitch)), edges
+
+
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     """Speaks with ``hibari:heart``; options ``speed``, ``f0`` and ``formant`` are factors. Prosody tokens are obeyed.
 
@@ -91,23 +108,10 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     speed = spec.number("speed", 1.0, 0.5, 2.0)
     pitch, size = spec.number("f0", 1.0, 0.4, 1.6), spec.number("formant", 1.0, 0.7, 1.3)
     planned = plan_delivery(text) if any(token in text for token in PROSODY_TOKENS) else []
-    tts, session = _load()
-
-    names = [*_SPECTRA, "f0", _DURATIONS]
+    tts, _ = _load()
 
     def predict(symbols: list[str]) -> tuple[Sentence, np.ndarray]:
-        """Vocoder frames of phonemes, and the edges between them in seconds."""
-        ids = np.array([[0, *(tts.vocab[symbol] for symbol in symbols), 0]], np.int64)
-        *spectra, f0, frames = session.run(names, {"ids": ids, "speed": np.array([speed], np.float32)})
-        if size != 1.0:
-            spectra = [
-                warp(part[0], size, name in ("lr", "phi"))[None] for name, part in zip(_SPECTRA, spectra, strict=True)
-            ]
-        parts = {name: part[0] for name, part in zip(_SPECTRA, spectra, strict=True)}
-        edges = np.concatenate([[0], np.cumsum(frames.reshape(-1))])
-        edges = edges * (f0.shape[1] * FRAME_S / edges[-1])
-        edges[1:-1] = np.clip(edges[1:-1] - _LAG_S, 0.0, None)
-        return Sentence(parts, f0[0] * np.float32(pitch)), edges
+        return _predict(symbols, speed, pitch, size)
 
     plain: list[Utterance] = []  # of every sentence
     said: list[Utterance] = []  # the same as the tokens want it
