@@ -568,7 +568,7 @@ def test_tokens_of_a_script_stand_where_training_put_them(engine: Engine) -> Non
         said.append(int(state.step.inputs["text"][0, 0]))
         if out.done:
             break
-    tokens = tokenizer().encode("a large <pause_short><emph>latte with <pitch_falling>soy milk")
+    tokens = tokenizer().encode("A large <pause_short><emph>latte with <pitch_falling>soy milk")
     assert [token for token in said if token != PAD] == [*tokens, EOS]
     for mark, word in (("<emph>", "latte"), ("<pitch_falling>", "soy")):
         assert said.index(*tokenizer().encode(word)) == said.index(*tokenizer().encode(mark)) + 1
