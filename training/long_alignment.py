@@ -160,7 +160,7 @@ def lay_along(heard: Sequence[str], words: Sequence[str]) -> list[int]:
     numbers = {word: index for index, word in enumerate(dict.fromkeys([*words, *heard]))}
     written = np.array([numbers[word] for word in words], np.int64)
     steps = np.arange(columns + 1)
-    cost = steps.astype(np.float64)
+    cost: np.ndarray = steps.astype(np.float64)
     moves = np.empty((rows + 1, columns + 1), np.uint8)  # 0: these two, 1: heard too much, 2: not heard
     moves[0] = 2
     for row, word in enumerate(heard, 1):
