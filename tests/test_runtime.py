@@ -561,7 +561,7 @@ def test_text_is_said_word_for_word(engine: Engine) -> None:
 def test_tokens_of_a_script_stand_where_training_put_them(engine: Engine) -> None:
     """However they were written: each right before its word, except a pause, which may have silence behind it."""
     state = engine.new_state()
-    engine.read("a large<pause_short> <emph>latte with soy<pitch_falling> milk", state, say=True)
+    engine.read("A large<pause_short> <emph>latte with soy<pitch_falling> milk", state, say=True)
     said: list[int] = []
     for _ in range(120):
         out = engine.step(None, state, Mode.SPEAK)

@@ -24,7 +24,8 @@ import numpy as np
 import soxr
 from tqdm import tqdm
 
-from agent.config import AgentConfig, ConfigError
+from agent.config import AgentConfig
+from agent.errors import ConfigError
 from agent.local import say
 from agent.worker import StepEngine
 from models.errors import ModelError
