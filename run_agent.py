@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import functools
 import gc
+import itertools
 import json
 import logging
 import os
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 STARTED_AT = time.monotonic()
 HERE = Path(__file__).resolve().parent
 DEFAULT_CONFIG = HERE / "configs" / "agent.yaml"
+TEXT_OUTPUT = Path("output") / "response.wav"
 BAD_INPUT = 2
 UNHEALTHY = 1
 
@@ -39,7 +42,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-audio", action="store_true", help="do not use the microphone and the speaker")
     parser.add_argument("--input", type=Path, metavar="F", help="answer this recording and exit; needs --output")
     parser.add_argument("--say", metavar="TEXT", help="say this text and exit; needs --output")
-    parser.add_argument("--output", type=Path, metavar="F", help="where the spoken answer goes (24 kHz mono WAV)")
+    parser.add_argument("-i", "--question", metavar="TEXT", help="answer this question from talking points and exit")
+    parser.add_argument(
+        "-p", "--points", nargs="+", default=[], metavar="TEXT", help="talking points; they may hold prosody tokens"
+    )
+    parser.add_argument("--interactive", action="store_true", help="answer questions from standard input, one a line")
+    parser.add_argument("--writer", metavar="MODEL", help="who words the answers: a model's directory, or URL[#model]")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="F",
+        help="where the answer goes, a WAV file (of -i: output/response.wav)",
+    )
     parser.add_argument("--doctor", action="store_true", help="say whether the agent can run here, and exit")
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="of the log (default: text)")
     parser.add_argument("--log-transcripts", action="store_true", help="log what is said, too")
@@ -47,11 +61,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "overrides", nargs="*", metavar="key=value", help="single settings, such as vad.silence_duration_ms=400"
     )
     args = parser.parse_intermixed_args(argv)
-    if args.input is not None and args.say is not None:
-        parser.error("--input and --say exclude each other")
-    if (args.input is None and args.say is None) != (args.output is None):
-        parser.error("--output belongs to --input or --say")
+    if fault := _wrong_together(args):
+        parser.error(fault)
     return args
+
+
+def _wrong_together(args: argparse.Namespace) -> str | None:
+    """What is wrong with flags that are right each by itself."""
+    text_in = args.question is not None or args.interactive
+    if (args.input is not None) + (args.say is not None) + text_in > 1:
+        return "--input, --say and -i or --interactive exclude each other"
+    if (args.points or args.writer) and not text_in:
+        return "-p and --writer belong to -i or --interactive"
+    wanted = args.input is not None or args.say is not None
+    if wanted and args.output is None:
+        return "--input and --say need --output"
+    if args.output is not None and not (wanted or text_in):
+        return "--output belongs to --input, --say, -i or --interactive"
+    return None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,6 +102,8 @@ def main(argv: list[str] | None = None) -> int:
             return _answer_file(args)
         if args.say is not None:
             return _say(args)
+        if args.question is not None or args.interactive:
+            return _text_in(args)
         return _serve(args)
     except (AgentError, ModelError, StreamingError) as exc:
         print(f"run_agent.py: {exc}", file=sys.stderr)
@@ -168,6 +197,24 @@ def _say(args: argparse.Namespace) -> int:
     from streaming.sound_files import write_audio
 
     write_audio(args.output, say(Engine.load(*_artefacts(args)), args.say))
+    return 0
+
+
+def _text_in(args: argparse.Namespace) -> int:
+    from agent.local_text import answer_all, typed_questions
+    from agent.text_in import TextIn
+    from agent.writer import open_writer
+    from models.runtime import Engine
+
+    def tell(text: str) -> None:
+        print(text, end="", flush=True)
+
+    writer = None if args.writer is None else open_writer(args.writer)
+    engine = Engine.load(*_artefacts(args))
+    given = [] if args.question is None else [(args.question, args.points)]
+    typed = typed_questions(sys.stdin, args.points, tell) if args.interactive else ()
+    complain = functools.partial(print, file=sys.stderr) if args.interactive else None
+    answer_all(TextIn(engine, writer, tell), itertools.chain(given, typed), args.output or TEXT_OUTPUT, tell, complain)
     return 0
 
 

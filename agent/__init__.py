@@ -1,1 +1,1 @@
-"""Where audio meets the models: turn taking, the model thread, sessions and the daemon."""
+"""Where audio meets the models: turn taking, the model threads, sessions and the daemon."""

@@ -18,6 +18,7 @@ from agent.recording import RecordingConfig
 from agent.reply import ReplyConfig
 from agent.telegraph import TelegraphConfig
 from agent.turn import TurnConfig
+from agent.worker import ModelConfig
 from streaming.admission import weak_token
 from streaming.audio_io import AudioConfig
 from streaming.vad import VadConfig
@@ -33,6 +34,7 @@ class AgentConfig(BaseModel):
 
     server: ServerConfig = ServerConfig()
     session: SessionLimits = SessionLimits()
+    model: ModelConfig = ModelConfig()
     vad: VadConfig = VadConfig()
     turn: TurnConfig = TurnConfig()
     reply: ReplyConfig = ReplyConfig()

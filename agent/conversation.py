@@ -8,7 +8,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -18,9 +18,10 @@ from agent import turn_events as turn
 from agent.actions import ActingEmitter, Actions
 from agent.detection import Detection
 from agent.errors import InputError
-from agent.inbox import Add, Finish, Forget, Hear, Item, Overhear, Recollect, Respond
+from agent.inbox import Add, Finish, Forget, Hear, Item, Overhear, Recollect, Respond, Speculate, Withdraw
 from agent.metrics import SessionMetrics, TurnMetrics
 from agent.mind import Mind
+from agent.push_to_talk import TOO_MUCH, HeldAudio
 from agent.reply import Clock, ReplyConfig
 from agent.turn import TurnConfig, TurnTaker
 from agent.worker import Lane
@@ -31,14 +32,12 @@ from streaming.vad import SpeechStarted, Vad, VadConfig
 
 ConversationState = Literal["idle", "listening", "thinking", "speaking"]
 
-MAX_HELD_S = 60.0  # push to talk: audio that may wait for its commit
-
 
 class Conversation:
     """A user and the agent, talking.
 
     Args:
-        lane: the session's way to the model thread.
+        lane: the session's way to the model threads.
         emit: takes events on the loop, must not block.
         vad: detector settings.
         turns: turn-taking settings.
@@ -64,25 +63,20 @@ class Conversation:
         self.metrics = metrics or SessionMetrics()
         self.muted = False  # what the user says counts as silence
         self.volume = 1.0  # of replies, as a factor
-        self._lane = lane
-        self._listeners = [emit]
-        self._clock = clock
+        self._lane, self._listeners, self._clock = lane, [emit], clock
         self._detection = Detection(vad, turns)
-        self._vad = Vad(vad)
-        self._detect = True
+        self._vad, self._detect = Vad(vad), True
         self._framer = Framer(lane.frame_size)
-        self._now = 0  # samples received: the session's clock
+        self._now = self._turn_began = 0  # samples received: the session's clock
         self._taker = TurnTaker(turns)
-        self._turn_began = 0
         self._idle_since: int | None = None
-        self._defaults = events.CreateResponse()
-        self._max_held = int(MAX_HELD_S * SAMPLE_RATE_HZ) // lane.frame_size
-        self._listener_stops = listener_stops
+        self._defaults, self._listener_stops = events.CreateResponse(), listener_stops
         self._doubted: deque[tuple[np.ndarray, int]] = deque()  # frames; bound: doubt ends, see TurnConfig
-        self._held: deque[np.ndarray] = deque()  # push to talk; bound: _max_held frames, then cleared and refused
+        self._held = HeldAudio(lane.frame_size)
         speak = self._emit if actions is None else ActingEmitter(actions.replies, self._emit)
         told = (self._model_heard, self._reply_ended, self._overheard)
         self._mind = Mind(lane, replies, speak, clock, self.metrics, *told, actions.prompts if actions else None)
+        self.injector = self._mind.injector  # prosody tokens go there
 
     @property
     def idle(self) -> bool:
@@ -116,6 +110,14 @@ class Conversation:
         """Whether the reply with this number was interrupted, so that its audio must not leave any more."""
         return self._mind.is_stale(reply)
 
+    def pause(self) -> None:
+        """Nobody is there to hear a reply: it waits, and one that begins does."""
+        self._mind.pause()
+
+    def go_on(self, repeated: Sequence[int | None]) -> None:
+        """The listener is back, and is sent again what belongs to these replies, an entry for each frame."""
+        self._mind.go_on(repeated)
+
     async def run(self) -> None:
         """Give replies until cancelled.
 
@@ -148,6 +150,8 @@ class Conversation:
                 await self._hand_over(Recollect(command.lines, command.latest_reply))
             case events.ConfigureSession():
                 self._configure(command.config)
+            case events.InjectProsody():
+                self.injector.obey(command)
 
     async def _hand_over(self, item: Item) -> None:
         await self._mind.room()
@@ -222,12 +226,9 @@ class Conversation:
                 await self._mind.room()  # the turn may end while we wait, so the frame is labelled after
                 frame, end = self._doubted.popleft()
                 self._mind.put(Hear(frame, end, self._taker.turn, self._taker.listening))
-        elif len(self._held) < self._max_held:
-            self._held.append(pcm)
-        else:
+        elif not self._held.put(pcm):
             self._drop_held()
-            message = f"more than {MAX_HELD_S:.0f} s of audio without a commit; the audio buffer was cleared"
-            self._emit(events.Refused("input_audio_buffer_full", message))
+            self._emit(events.Refused("input_audio_buffer_full", TOO_MUCH))
 
     def _drop_held(self) -> None:
         self._held.clear()
@@ -235,7 +236,7 @@ class Conversation:
             self._framer.reset(self._now)
 
     async def _commit(self, command: events.CommitAudio) -> None:
-        buffered = len(self._held) * self._lane.frame_size + self._framer.pending_samples
+        buffered = self._held.samples + self._framer.pending_samples
         open_turn = self._taker.listening
         actions = self._taker.on(turn.Commit(buffered, command.event_id), self._now)
         if isinstance(actions[0], turn.CommitTurn):
@@ -244,14 +245,9 @@ class Conversation:
                 self._turn_began = self._now - buffered
         self._act(actions[:1])
         if isinstance(actions[0], turn.CommitTurn) and not self._detect:
-            await self._hear_held()
+            rest = self._framer.flush()
+            await self._hear_all([*self._held.take(), *([] if rest is None else [rest.pcm])], self._taker.turn)
         self._act(actions[1:])
-
-    async def _hear_held(self) -> None:
-        if (rest := self._framer.flush()) is not None:
-            self._held.append(rest.pcm)
-        held, self._held = self._held, deque()
-        await self._hear_all(held, self._taker.turn)
 
     async def _hear_all(self, frames: Iterable[np.ndarray], number: int) -> None:
         for frame in frames:
@@ -330,6 +326,11 @@ class Conversation:
                     self._vad.reset(self._now)
                 case turn.Reject():
                     self._emit(events.Refused(action.code, action.message, event_id=action.event_id))
+                case turn.Speculate():
+                    silence = self._silent_frames(action.speech_end)
+                    self._mind.put(Speculate(action.turn, silence, self._defaults))
+                case turn.Withdraw():
+                    self._mind.put(Withdraw())
                 case turn.Settle():
                     self._mind.put(Finish(action.turn, self._silent_frames(action.speech_end)))
                 case turn.Reply():

@@ -1,4 +1,4 @@
-"""The daemon: loads the engine, owns the model thread, serves WebSocket clients and the local microphone."""
+"""The daemon: loads the engine, owns the model threads, serves WebSocket clients and the local microphone."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from agent.actions import Actions
+from agent.capacity import Capacity, time_steps, together
 from agent.config import AgentConfig
 from agent.errors import ServeError, StepError
 from agent.local import talk
@@ -20,9 +21,10 @@ from agent.telegraph import Telegraph
 from agent.telemetry import CONTENT_TYPE, Gauges, Telemetry
 from agent.worker import StepEngine, Worker
 from streaming.admission import is_loopback
+from streaming.connection import Client
 from streaming.errors import AudioUnavailable
 from streaming.tls import fingerprint
-from streaming.websocket import Client, RealtimeServer, ServerConfig
+from streaming.websocket import RealtimeServer, ServerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Daemon:
         self._drain: asyncio.Event | None = None
         self._stop: asyncio.Event | None = None
         self._telemetry = Telemetry(engine.frame_size / engine.sample_rate, package_version())
+        self._capacity: Capacity | None = None
         self._tidying = False
         self.sessions: set[Session] = set()
         self.port: int | None = None
@@ -91,17 +94,27 @@ class Daemon:
             ServeError: the address cannot be bound, or may not be without a token.
             TlsError: the certificate cannot be used.
             RecordingError: sessions are to be recorded, and cannot be.
+            StepError: the engine failed when its speed was measured.
         """
         self._drain, self._stop = asyncio.Event(), asyncio.Event()
         config = self._config.server
         _check_reach(config, self._token)
         check_directory(self._config.recording)
         with self._ended_by_signals() if signals else contextlib.nullcontext():
-            async with Worker(self._engine, self._telemetry.step) as worker, contextlib.AsyncExitStack() as stack:
+            threads = self._config.model.count()
+            async with Worker(self._engine, self._took, threads) as worker, contextlib.AsyncExitStack() as stack:
                 if self._telegraph is not None:  # first, so that it still tells how the sessions end
                     await stack.enter_async_context(self._telegraph.running())
+                if config.max_sessions == "auto":
+                    self._capacity = await self._measure(worker)
                 server = RealtimeServer(
-                    config, lambda client: self._serve(client, worker), _health, self._figures, self._token
+                    config,
+                    lambda client: self._serve(client, worker),
+                    _health,
+                    self._figures,
+                    self._token,
+                    self,
+                    self._room,
                 )
                 self._telemetry.gauges = lambda: self._gauges(worker, server)
                 try:
@@ -110,11 +123,29 @@ class Daemon:
                     raise ServeError(_bind_failure(config.host, config.port, exc)) from exc
                 self.port = server.port
                 took = time.monotonic() - self._started_at
-                logger.info("ready on %s in %.1f s", _address(config, self.port), took)
+                where, places = _address(config, self.port), server.capacity
+                logger.info("ready on %s in %.1f s for %d session%s", where, took, places, "s" * (places != 1))
                 if on_ready is not None:
                     on_ready(self.port)
                 await self._until_drained(worker, server)
         logger.info("stopped")
+
+    async def _measure(self, worker: Worker) -> Capacity:
+        """What this machine can hold; with all model threads busy, before they have anything else to do."""
+        calls = [worker.call("measure", time_steps, self._engine) for _ in range(worker.threads)]
+        times = together(await asyncio.gather(*calls))
+        return Capacity(times, self._engine.frame_size / self._engine.sample_rate, worker.threads)
+
+    def _room(self, sessions: int) -> int:
+        """How many clients there may be while there are ``sessions``; the local conversation has its place."""
+        assert self._capacity is not None, "measured before anybody can connect"
+        local = int(self._audio)
+        return max(1, self._capacity.now(sessions + local) - local)
+
+    def _took(self, kind: str, waited_s: float, took_s: float) -> None:
+        self._telemetry.step(kind, waited_s, took_s)
+        if self._capacity is not None:
+            self._capacity.took(kind, waited_s, took_s)
 
     async def _until_drained(self, worker: Worker, server: RealtimeServer) -> None:
         assert self._drain is not None and self._stop is not None, "running"
@@ -165,6 +196,18 @@ class Daemon:
                 self._telemetry.closed[session.ended_by] += 1
                 self._tidy_soon()
 
+    async def resume(self, client: Client) -> bool:
+        """Let a client go on with the session it asks for, until its connection ends; False: it may not."""
+        wanted = client.query("session_id")
+        session = next((session for session in self.sessions if session.id == wanted), None)
+        return session is not None and await session.door.knock(client)
+
+    def give_up(self, ip: str | None) -> bool:
+        """End the session that has waited longest for its client, of this address (None: of any); False: none waits."""
+        away = [session for session in self.sessions if session.away_since is not None]
+        away = [session for session in away if ip is None or session.door.ip == ip]
+        return any(session.door.give_up() for session in sorted(away, key=lambda session: session.away_since or 0.0))
+
     @contextlib.asynccontextmanager
     async def _recorded(self, session: Session) -> AsyncIterator[None]:
         if self._config.recording.directory is None:
@@ -185,7 +228,8 @@ class Daemon:
         for session in self.sessions:
             for queue, items in session.waiting.items():
                 queues[queue] = max(queues[queue], items)
-        return Gauges(len(self.sessions), server.draining, queues, server.refused)
+        away = sum(session.away_since is not None for session in self.sessions)
+        return Gauges(len(self.sessions), server.capacity, server.draining, queues, server.refused, away)
 
     def _tidy_soon(self) -> None:
         """Free what ended sessions held: their parts know each other, so only the collector can; it looks seldom."""

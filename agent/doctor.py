@@ -9,12 +9,14 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from agent.capacity import StepTimes
     from agent.config import AgentConfig
 
 Status = Literal["OK", "WARN", "FAIL"]
@@ -34,8 +36,7 @@ PACKAGES = {
 }
 """What the daemon needs: the distribution, and the module that has to import."""
 
-_TIMED_FRAMES = 100  # of each kind of step
-_USABLE = 0.7  # of the model thread's time: the rest is for the system and for bad moments
+_TIMED_STEPS = 100  # of each kind, on each thread
 _LITTLE_MB, _TOO_LITTLE_MB = 600, 300
 
 
@@ -131,11 +132,9 @@ def memory(meminfo: Path) -> Finding:
 
 def run_models(codec: Path, s2s: Path) -> Iterator[Finding]:
     """Whether the models load, belong together and step; and how fast they are."""
-    import numpy as np
-
-    from agent.bench.frames import time_frames
+    from agent.capacity import time_steps, together
     from agent.errors import StepError
-    from agent.worker import warm_up
+    from agent.worker import ModelConfig, warm_up
     from models.errors import ModelError
     from models.runtime import Engine
 
@@ -146,21 +145,25 @@ def run_models(codec: Path, s2s: Path) -> Iterator[Finding]:
         yield Finding("FAIL", "models", str(exc), "restore models/pretrained, or name others with --codec and --s2s")
         return
     yield Finding("OK", "models", f"{codec} and {s2s} load, fit together and step")
-    noise = np.random.default_rng(0).normal(0.0, 0.05, engine.sample_rate).astype(np.float32)
-    yield speed(time_frames(engine, noise, _TIMED_FRAMES), 1000.0 * engine.frame_size / engine.sample_rate)
+    threads = ModelConfig().count()
+    with ThreadPoolExecutor(threads) as pool:
+        times = together(list(pool.map(time_steps, [engine] * threads, [_TIMED_STEPS] * threads)))
+    yield speed(times, engine.frame_size / engine.sample_rate, threads)
 
 
-def speed(times: Mapping[str, Mapping[str, float]], frame_ms: float) -> Finding:
+def speed(times: "StepTimes", frame_s: float, threads: int) -> Finding:
     """Whether the machine keeps up, and for how many who talk at the same time.
 
     Args:
-        times: of :func:`agent.bench.frames.time_frames`.
-        frame_ms: what a frame lasts.
+        times: of single steps, made with all threads busy.
+        frame_s: seconds that a frame lasts.
+        threads: that steps are made on.
     """
-    # a session that is spoken to hears a frame and speaks a frame in the time of one
-    mean_ms = frame_ms * (times["idle_ms"]["real_time_factor"] + times["speak_ms"]["real_time_factor"])
-    at_once = int(_USABLE * frame_ms / mean_ms)
-    p50, p99 = (max(times[mode][name] for mode in ("listen_ms", "speak_ms")) for name in ("p50", "p99"))
+    from agent.capacity import conversations
+    from models.runtime import Mode
+
+    at_once, frame_ms = conversations(times, frame_s, threads), frame_s * 1000
+    p50, p99 = (max(times.percentile(mode, p) for mode in (Mode.LISTEN, Mode.SPEAK)) * 1000 for p in (50, 99))
     found = f"a frame of {frame_ms:.0f} ms takes {p50:.1f} ms (p50), {p99:.1f} ms (p99): {at_once} can talk at once"
     if at_once < 1:
         return Finding("FAIL", "speed", found, "this machine is too slow, or too busy: see what else runs (top)")

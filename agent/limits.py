@@ -9,15 +9,17 @@ class SessionLimits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     outgoing_messages: int = Field(1_024, ge=64)
-    """Messages that may wait for a slow client; over it the session is closed with 1013."""
+    """Messages that may wait for a slow client; over it the connection is closed with 1013."""
     outgoing_mib: float = Field(32.0, gt=0.0)
     """Their size together, with the same policy; a single message may be larger."""
     greeting_timeout_s: float = Field(30.0, gt=0.0)
-    """Time a new session may wait for the model thread."""
+    """Time a new session may wait for a model thread."""
     lifetime_s: float = Field(86_400.0, gt=0.0)
     """A session ends then (1001); the client is told in ``expires_at``."""
     idle_timeout_s: float | None = Field(900.0, gt=0.0)
     """A client that sends nothing for this long, while there is nothing to say, is closed (1001); null: never."""
+    resume_grace_s: float = Field(30.0, ge=0.0, le=3_600.0)
+    """Time that a client whose connection was lost has to come back to its session; 0: none."""
     messages_per_s: float = Field(500.0, gt=0.0)
     """In the long run; a client that sends more is closed (1008)."""
     messages_burst: int = Field(10_000, ge=1)

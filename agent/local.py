@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,8 +113,8 @@ class _Speaker:
 # --- one text, one file -----------------------------------------------------------------------------------------------
 
 
-def say(engine: Engine, text: str) -> np.ndarray:
-    """A text in the agent's voice, float32 [n] at 24 kHz.
+def say(engine: Engine, text: str, tell: Callable[[str], None] | None = None) -> np.ndarray:
+    """A text in the agent's voice, float32 [n] at 24 kHz; ``tell`` is told the words as they are said.
 
     Raises:
         InputError: the text cannot be spoken; the message says why.
@@ -127,6 +128,8 @@ def say(engine: Engine, text: str) -> np.ndarray:
     while True:
         out = engine.step(None, state, Mode.SPEAK)
         frames += [] if out.pcm is None else [out.pcm]
+        if out.text and tell is not None:
+            tell(out.text)
         if out.done:
             return np.concatenate(frames)
 
@@ -173,7 +176,7 @@ async def answer(
     """Answer one recording, faster than real time: from the first to the last speech in it, it is one turn.
 
     Args:
-        worker: the model thread.
+        worker: the model threads.
         pcm: float32 [n], 24 kHz mono.
         vad: detector settings.
         turns: turn-taking settings.

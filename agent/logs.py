@@ -56,3 +56,12 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 def _plain(value: object) -> str:
     text = "-" if value is None else str(value)
     return text if text and all(char.isprintable() and char not in ' "=' for char in text) else json.dumps(text)
+
+
+class SessionLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds the session's id to the facts of every line."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The line and its facts (called by logging)."""
+        kwargs["extra"] = {"fields": {**(self.extra or {}), **kwargs.get("extra", {}).get("fields", {})}}
+        return msg, kwargs

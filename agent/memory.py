@@ -17,7 +17,7 @@ class Memory:
     """The past of one session's model.
 
     Args:
-        lane: the way to the model thread.
+        lane: the way to the model threads.
         emit: takes events on the loop, must not block.
         prompts: what to say when there is nothing to answer; None: what the model makes of that.
     """
@@ -128,6 +128,17 @@ class Memory:
         for line in lines:
             await self.take_in(line)
         self._used = used
+
+    def may_be_answered(self, turn: int) -> bool:
+        """Whether an answer to this turn may be begun before it is over."""
+        return turn == self.open_turn and self.recollect is None
+
+    def answered_early(self, words: str, silent_frames: int) -> None:
+        """The answer was begun on a copy, which is the session now, and had heard this as well."""
+        self._tail_due = self.unanswered = False
+        self._used = replace(self._used, input_audio=self._used.input_audio + silent_frames)
+        if words and self.open_turn is not None:
+            self._emit(events.UserText(self.open_turn, words))
 
     # --- a reply ------------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,9 @@ class SessionMetrics:
     interrupted: int = 0
     held: int = 0  # times a reply waited to learn what the sound over it was
     taken_back: int = 0  # replies forgotten because the user went on at once
+    speculated: int = 0  # replies begun before it was known that the turn was over
+    speculations_used: int = 0  # of them, those that were given
+    resumed: int = 0  # times a client came back after its connection was lost
     dropped_frames: int = 0  # user frames refused while a reply could not be interrupted
     stale_messages: int = 0  # audio that was ready but not sent because the reply was interrupted
     underruns: int = 0  # a frame left later than its predecessor had ended

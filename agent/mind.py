@@ -2,6 +2,7 @@
 
 * One coroutine per session owns the session's lane; everything it is told waits in one bounded inbox, in order.
 * A reply runs ahead of the listener by a bounded lead. Between its frames the user's audio goes to the codec.
+* While the user may have finished, the answer is begun on a copy, and held back: see :mod:`agent.speculation`.
 * :meth:`Mind.interrupt` ends a reply at once, from outside and without waiting: the generation rises, the reply is
   closed, and a model step that is still running is thrown away when it returns.
 """
@@ -9,19 +10,21 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from agent.inbox import Add, Finish, Forget, Hear, Item, Overhear, Prompts, Recollect, Respond
+from agent import inbox
+from agent.ear import Ear
+from agent.injection import Injector
 from agent.memory import Memory
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
 from agent.reply import Clock, Reply, ReplyConfig
+from agent.speculation import Speculation
 from agent.worker import Lane
-from models.runtime import Mode
+from models.runtime import Mode, StepOut
 from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ
 
@@ -33,7 +36,7 @@ class Mind:
     """Runs one session's model steps.
 
     Args:
-        lane: the way to the model thread.
+        lane: the way to the model threads.
         config: lead and bounds.
         emit: takes events on the loop, must not block.
         clock: seconds, monotonic.
@@ -52,31 +55,29 @@ class Mind:
         clock: Clock,
         metrics: SessionMetrics,
         on_end_of_turn: Callable[[float, int], None], on_reply_ended: Callable[[], None],
-        on_overheard: Callable[[str, bool], None], prompts: Prompts | None = None,
+        on_overheard: Callable[[str, bool], None], prompts: inbox.Prompts | None = None,
     ) -> None:  # fmt: skip
         self._lane = lane
-        self._config = config
-        self._emit = emit
-        self._clock = clock
-        self._metrics = metrics
+        self._config, self._metrics = config, metrics
+        self._emit, self._clock = emit, clock
         self._on_end_of_turn, self._on_reply_ended, self._on_overheard = on_end_of_turn, on_reply_ended, on_overheard
         self._frame_s = lane.frame_size / SAMPLE_RATE_HZ
         self._memory = Memory(lane, emit, prompts)
-        self._inbox: deque[Item] = deque()  # bounds and policies: see room() and put()
         self._wake = asyncio.Event()
-        self._space = asyncio.Event()
-        self._busy = False
+        self._inbox = inbox.Inbox(config.inbox_frames, config.held_frames, self._has_to_wait, self._wake.set)
+        self.room, self.caught_up = self._inbox.room, self._inbox.caught_up
         self._reply: Reply | None = None
         self._reply_number = 0
         self._interrupted: deque[int] = deque(maxlen=16)  # numbers of replies whose audio may still be under way
-        self._ear: Any = None  # a copy of the engine's state that listens while a reply is held
-        self._overheard = ""
+        self._ear, self.injector = Ear(lane), Injector(lane, emit, config.prosody_policy)
+        self._speculation: Speculation | None = None
+        self._paused_at: float | None = None
         self._settle_at: float | None = None
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits or is being done, and no reply is being given."""
-        return self._reply is None and not self._inbox and not self._busy
+        return self._reply is None and self._inbox.empty
 
     @property
     def sounding(self) -> bool:
@@ -97,33 +98,11 @@ class Mind:
         """Seconds of the latest reply that the listener still has to play."""
         return 0.0 if (reply := self._reply or self._memory.latest) is None else reply.pacer.unheard_s(self._clock())
 
-    async def room(self) -> None:
-        """Wait until audio may be put.
-
-        Bounds: ``inbox_frames`` items, then the caller waits; while a reply that may not be interrupted holds up what
-        the user says, ``held_frames``, then further audio is dropped and counted.
-        """
-        while len(self._inbox) >= self._config.inbox_frames and not self._held_up():
-            self._space.clear()
-            await self._space.wait()
-
-    async def caught_up(self) -> None:
-        """Wait until the model has heard everything there is - unless a reply holds that up."""
-        while (self._inbox or self._busy) and not self._held_up():
-            self._space.clear()
-            await self._space.wait()
-
-    def put(self, item: Item) -> bool:
-        """Hand over the next item, in order, after :meth:`room`; False when it had to be dropped.
-
-        What the turn taker wants is bounded by it and never dropped.
-        """
-        if not isinstance(item, Respond | Finish | Overhear) and len(self._inbox) >= self._config.held_frames:
-            self._metrics.dropped_frames += isinstance(item, Hear)
-            return False
-        self._inbox.append(item)
-        self._wake.set()
-        return True
+    def put(self, item: inbox.Item) -> bool:
+        """Hand over the next item, in order, after ``room()``; False when it had to be dropped."""
+        taken = self._inbox.put(item)
+        self._metrics.dropped_frames += isinstance(item, inbox.Hear) and not taken
+        return taken
 
     def user_began(self) -> None:
         """The user speaks and may interrupt: a reply that is made but has hardly been heard is taken back."""
@@ -150,7 +129,7 @@ class Mind:
 
     def hold(self, *, listener_stops: bool) -> None:
         """Wait with the reply; ``listener_stops`` playing meanwhile, or plays what it has."""
-        self._ear, self._overheard = None, ""
+        self._ear.forget()
         if self._reply is not None:
             self._reply.hold(self._clock(), listener_stops=listener_stops)
             self._metrics.held += 1
@@ -161,12 +140,27 @@ class Mind:
             self._reply.resume(self._clock())
             self._wake.set()
 
+    def pause(self) -> None:
+        """Say nothing: nobody is there to hear it."""
+        self._paused_at = self._clock()
+        if self._reply is not None:
+            self._reply.paused_at = self._paused_at
+
+    def go_on(self, repeated: Sequence[int | None]) -> None:
+        """The listener is back, and is sent again what belongs to these replies, an entry for each frame."""
+        self._paused_at, now = None, self._clock()
+        if self._reply is not None:
+            self._reply.unpause(now)
+        if (latest := self._reply or self._memory.latest) is not None:
+            latest.pacer.repeated(now, repeated.count(latest.number))
+        self._wake.set()
+
     def interrupt(self, reason: str) -> None:
         """End the reply now, whatever the model is doing; replies that were asked for but not begun never begin."""
         self._lane.cancel()
         self._wake.set()
-        reply, memory = self._reply, self._memory
-        if reply is not None:
+        memory = self._memory
+        if (reply := self._reply) is not None:
             memory.cut_short(reply, reply.heard_frames(self._clock()))
             self._interrupted.append(reply.number)
             self._metrics.interrupted += 1
@@ -194,13 +188,12 @@ class Mind:
             if self._memory.open_turn is None and self._reply is None:
                 await self._memory.remember()
             worked = False
-            if self._held_up():
-                self._space.set()
-            elif self._inbox:
-                self._busy = True
-                await self._handle(self._inbox.popleft())
-                self._busy = False
-                self._space.set()
+            if (item := self._inbox.take()) is not None:
+                await self._handle(item)
+                worked = True
+            self._inbox.done()
+            if self._speculation is not None and self._speculation.may_go_on:
+                await self._speculation.work()
                 worked = True
             if self._reply is not None and self._reply.delay_s(self._clock()) == 0.0:
                 await self._speak(self._reply)
@@ -208,12 +201,10 @@ class Mind:
             if not worked:
                 await self._wait()
 
-    def _held_up(self) -> bool:
-        """Whether the next item has to wait for the reply to end."""
-        if self._reply is None or not self._inbox:
+    def _has_to_wait(self, item: inbox.Item) -> bool:
+        if self._reply is None or isinstance(item, inbox.Forget | inbox.Overhear):
             return False
-        item = self._inbox[0]
-        return not (isinstance(item, Forget | Overhear) or (isinstance(item, Hear) and not item.listen))
+        return not isinstance(item, inbox.Hear) or item.listen
 
     async def _wait(self) -> None:
         now = self._clock()
@@ -226,50 +217,51 @@ class Mind:
                 self._complete_transcript()
                 timeout = None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
+            await asyncio.wait_for(self._wake.wait(), timeout)
 
     # --- listening ----------------------------------------------------------------------------------------------------
 
-    async def _handle(self, item: Item) -> None:
+    async def _handle(self, item: inbox.Item) -> None:
+        if self._speculation is not None and not inbox.leaves_open(item, self._speculation.turn):
+            self._speculation = None
         match item:
-            case Hear(listen=False):
+            case inbox.Hear(listen=False):
                 await self._lane.step(item.pcm, Mode.IDLE)
                 self._metrics.frames_heard += 1
-            case Hear():
+            case inbox.Hear():
                 self._metrics.frames_heard += 1
                 if item.turn != self._memory.open_turn:
                     self._complete_transcript()
                 out = await self._memory.hear(item.pcm, item.turn)
+                if self._speculation is not None:
+                    self._speculation.understood(out.user_text)
                 self._on_end_of_turn(out.end_of_turn, item.end)
-            case Overhear():
+            case inbox.Overhear():
                 await self._overhear(item)
-            case Respond():
+            case inbox.Respond():
                 await self._begin(item)
-            case Finish():
+            case inbox.Speculate() if self._memory.may_be_answered(item.turn) and not self.injector.leads:
+                self._speculation = Speculation(self._lane, item)
+                self._metrics.speculated += 1
+            case inbox.Finish():
                 await self._memory.hear_out(item.silent_frames)
                 self._settle_at = self._clock() + _SETTLE_WAIT_S
-            case Forget():
+            case inbox.Forget():
                 await self._memory.forget_unheard(item.heard_frames)
-            case Add():
+            case inbox.Add():
                 await self._memory.hear_out()
                 self._complete_transcript()
                 await self._memory.remember()
                 await self._memory.take_in(item.line)
-            case Recollect():
+            case inbox.Recollect():
                 await self._memory.change(item)
 
-    async def _overhear(self, item: Overhear) -> None:
-        reply = self._reply
-        if reply is None or reply.held_at is None:
+    async def _overhear(self, item: inbox.Overhear) -> None:
+        if (reply := self._reply) is None or reply.held_at is None:
             return  # it is known by now
-        if self._ear is None:
-            self._ear = await self._lane.fork(reply.heard_frames(self._clock()))
-        silence = np.zeros(self._lane.frame_size, np.float32)
-        for pcm in (item.pcm, *[silence] * (self._lane.tail_frames if item.last else 0)):
-            self._overheard += (await self._lane.overhear(pcm, self._ear)).user_text
+        words = await self._ear.hear(item.pcm, reply.heard_frames(self._clock()), last=item.last)
         if reply.held_at is not None and reply is self._reply:
-            self._on_overheard(self._overheard, item.last)
+            self._on_overheard(words, item.last)
 
     def _complete_transcript(self) -> None:
         self._settle_at = None
@@ -277,28 +269,43 @@ class Mind:
 
     # --- speaking -----------------------------------------------------------------------------------------------------
 
-    async def _begin(self, item: Respond) -> None:
-        await self._memory.hear_out(item.silent_frames, item.generation)
+    async def _begin(self, item: inbox.Respond) -> None:
+        made = await self._begun_early(item)
+        if made is None:
+            await self._memory.hear_out(item.silent_frames, item.generation)
         self._settle_at = None
-        options, lead_ms = item.options, self._config.max_lead_ms
-        if item.generation == self._lane.generation:
-            await self._memory.prepare(options, first=self._reply_number == 0)
+        if made is None and item.generation == self._lane.generation:
+            await self._memory.prepare(item.options, first=self._reply_number == 0)
             if item.generation != self._lane.generation:
-                await self._memory.abandon(options)
+                await self._memory.abandon(item.options)
         if item.generation != self._lane.generation:
             self._settle_at = self._clock() + _SETTLE_WAIT_S  # interrupted before it began
             return
         self._reply_number += 1
-        pacer = Pacer(self._frame_s / options.speed, None if lead_ms is None else lead_ms / 1000.0)
+        pacer = Pacer(self._frame_s / item.options.speed, self._config.max_lead_s)
         used = self._memory.take_usage()
-        self._reply = Reply(self._reply_number, item.generation, item.turn, options, pacer, used)
+        self._reply = reply = Reply(self._reply_number, item.generation, item.turn, item.options, pacer, used)
+        reply.begun, reply.made, reply.paused_at = made is not None, made or deque(), self._paused_at
         self._metrics.replies += 1
         self._metrics.mark(item.turn, "reply", self._clock())
-        self._emit(events.ReplyStarted(self._reply_number, options))
+        self.injector.begin(reply)
+        self._emit(events.ReplyStarted(self._reply_number, item.options))
+
+    async def _begun_early(self, item: inbox.Respond) -> deque[StepOut] | None:
+        """The first steps of this reply, when it was begun on a copy, which is the session then; else None."""
+        speculation, self._speculation = self._speculation, None
+        if speculation is None or not speculation.answers(item):
+            return None
+        await speculation.hear_out()
+        if item.generation != self._lane.generation:
+            return None  # interrupted meanwhile: the session is as if nothing had been begun
+        self._memory.answered_early(*speculation.take())
+        self._metrics.speculations_used += 1
+        return speculation.made
 
     async def _speak(self, reply: Reply) -> None:
         reply.begun = True
-        out = await self._lane.step(None, Mode.SPEAK)
+        out = reply.made.popleft() if reply.made else await self.injector.step()
         if reply.generation != self._lane.generation:
             return  # interrupted while the step ran
         reply.steps += 1
@@ -308,27 +315,19 @@ class Mind:
             self._metrics.mark(reply.turn, "text", self._clock())
             reply.texts += 1
             self._emit(events.ReplyText(out.text))
-        if out.pcm is not None:
+        if out.pcm is not None and not reply.options.text_only:
             self._send_audio(reply, out.pcm)
+        self.injector.spoken(out)
         if reply.steps == _SETTLE_STEPS:
             self._complete_transcript()
         if out.done:
             self._end(reply, "completed", None)
-        elif self._used_up(reply):
+        elif reply.used_up(self._frame_s, self._config.max_reply_s):
             self._end(reply, "incomplete", "max_output_tokens")
 
-    def _used_up(self, reply: Reply) -> bool:
-        limit = reply.options.max_output_tokens
-        over = limit is not None and reply.texts + reply.pacer.frames >= limit
-        return over or reply.steps * self._frame_s >= self._config.max_reply_s
-
     def _send_audio(self, reply: Reply, pcm: np.ndarray) -> None:
-        if reply.options.text_only:
-            return
         self._metrics.mark(reply.turn, "audio", self._clock())
-        underruns = reply.pacer.underruns
-        reply.pacer.sent(self._clock())
-        self._metrics.underruns += reply.pacer.underruns - underruns
+        self._metrics.underruns += not reply.pacer.sent(self._clock())
         self._metrics.frames_spoken += 1
         self._emit(events.ReplyAudio(pcm))
 
@@ -343,7 +342,8 @@ class Mind:
         assert reply is not None, "no reply to close"
         self._reply = None
         self._memory.close(reply)
-        self._space.set()
+        self.injector.end(status)
+        self._inbox.done()
         self._metrics.reply_ended(reply.turn, status, reply.pacer.frames)
         self._complete_transcript()
         usage = replace(reply.used, output_audio=reply.pacer.frames, output_text=reply.texts)

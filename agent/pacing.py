@@ -20,7 +20,6 @@ class Pacer:
         self._max_lead_s = max_lead_s
         self._ends_at: float | None = None  # when the listener will have played everything
         self.frames = 0
-        self.underruns = 0
 
     def delay_s(self, now: float) -> float:
         """Seconds until the next frame may be sent; 0 when it may be now."""
@@ -29,20 +28,22 @@ class Pacer:
         delay_s = self._ends_at + self._frame_s - now - self._max_lead_s
         return delay_s if delay_s > _ROUNDING_S else 0.0
 
-    def sent(self, now: float) -> None:
-        """A frame leaves now."""
-        if self._ends_at is None:
-            self._ends_at = now
-        elif self._ends_at < now:
-            self.underruns += 1
-            self._ends_at = now
-        self._ends_at += self._frame_s
+    def sent(self, now: float) -> bool:
+        """A frame leaves now; returns whether it did before the ones before it had ended."""
+        in_time = self._ends_at is None or self._ends_at >= now
+        self._ends_at = (now if self._ends_at is None else max(self._ends_at, now)) + self._frame_s
         self.frames += 1
+        return in_time
 
     def resumed(self, now: float, waited_s: float, stopped: bool) -> None:
         """Nothing was sent for ``waited_s``; the listener has ``stopped`` meanwhile, or played what it had."""
         if self._ends_at is not None:
             self._ends_at = self._ends_at + waited_s if stopped else max(self._ends_at, now)
+
+    def repeated(self, now: float, frames: int) -> None:
+        """The last ``frames`` are sent once more, now: the listener has not played them."""
+        if self._ends_at is not None:
+            self._ends_at = max(self._ends_at, now + min(frames, self.frames) * self._frame_s)
 
     def heard_frames(self, now: float) -> int:
         """Frames the listener can have heard by now, a begun one included."""

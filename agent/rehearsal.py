@@ -42,6 +42,8 @@ class TurnRecord:
         transcript: What the agent heard, over the whole turn.
         pcm: Audio of that reply, float32 [N].
         first_audio_ms: Wall time from the last of `stops` to the first frame of reply audio.
+        calls_before_audio: Engine calls in that time: what it takes on any machine.
+        calls: Engine calls in the whole turn, and its answer.
         interrupted: Replies broken off.
         replies: Texts of all replies that ended, those broken off as far as they got.
         holds: Samples at which the agent held its reply, since there was sound.
@@ -55,6 +57,8 @@ class TurnRecord:
     transcript: str = ""
     pcm: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     first_audio_ms: float | None = None
+    calls_before_audio: int | None = None
+    calls: int = 0
     interrupted: int = 0
     replies: list[str] = field(default_factory=list)
     holds: list[int] = field(default_factory=list)
@@ -98,7 +102,9 @@ class Rehearsal:
     async def __aenter__(self) -> Self:
         config = self._config
         lane = await self._worker.open()
-        self._conversation = Conversation(lane, self._take, config.vad, config.turn, config.reply, clock=self._seconds)
+        self._conversation = Conversation(
+            lane, self._take, config.vad, config.turn, config.reply, clock=lambda: self.seconds
+        )
         self._thinking = asyncio.create_task(self._conversation.run(), name="think")
         return self
 
@@ -107,6 +113,11 @@ class Rehearsal:
     ) -> None:
         self._thinking.cancel()
         await asyncio.gather(self._thinking, return_exceptions=True)
+
+    @property
+    def seconds(self) -> float:
+        """Spoken so far, silence included."""
+        return self._now / SAMPLE_RATE_HZ
 
     async def speak(self, pcm: np.ndarray) -> TurnRecord:
         """Speaks one user turn and listens to the whole answer.
@@ -118,11 +129,12 @@ class Rehearsal:
             StepError: The engine failed.
         """
         await self._hear(np.zeros(self._pause, np.float32))
-        turn = self._begin_turn()
+        turn, calls = self._begin_turn(), self._worker.calls
         await self._hear(pcm)
         deadline = self._now + round(ANSWER_WITHIN_S * SAMPLE_RATE_HZ)
         while not self._done and (self._replying or self._now < deadline):
             await self._hear(np.zeros(CHUNK, np.float32))
+        turn.calls = self._worker.calls - calls
         self._pause = len(turn.pcm) + round(BETWEEN_TURNS_S * SAMPLE_RATE_HZ)  # until the answer has been heard
         return turn
 
@@ -172,7 +184,7 @@ class Rehearsal:
     def _begin_turn(self) -> TurnRecord:
         self._turn = TurnRecord(self._now)
         self._replying = self._done = False
-        self._stopped = 0.0  # wall time
+        self._stopped, self._calls = 0.0, 0  # wall time, and engine calls until then
         self._text = ""
         self._audio = []
         return self._turn
@@ -189,9 +201,6 @@ class Rehearsal:
             if self._thinking.done():
                 self._thinking.result()
 
-    def _seconds(self) -> float:
-        return self._now / SAMPLE_RATE_HZ
-
     def _take(self, event: events.Event) -> None:
         turn = self._turn
         match event:
@@ -200,7 +209,8 @@ class Rehearsal:
                 self._done = False  # whatever was answered, the user has not finished
             case events.UserStopped():
                 turn.stops.append(event.at)
-                turn.first_audio_ms, self._stopped = None, time.perf_counter()
+                turn.first_audio_ms = turn.calls_before_audio = None
+                self._stopped, self._calls = time.perf_counter(), self._worker.calls
             case events.UserText():
                 turn.transcript += event.text
             case events.UserTextDone():
@@ -213,6 +223,7 @@ class Rehearsal:
             case events.ReplyAudio():
                 if turn.first_audio_ms is None:
                     turn.first_audio_ms = (time.perf_counter() - self._stopped) * 1000
+                    turn.calls_before_audio = self._worker.calls - self._calls
                 self._audio.append(event.pcm)
             case events.ReplyHeld():
                 turn.holds.append(self._now)

@@ -1,11 +1,14 @@
 """One reply as it is given: how much of it was made, sent and heard."""
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.pacing import Pacer
+from agent.prosody_policy import PolicyName
+from models.runtime import StepOut
 from streaming.realtime_events import CreateResponse, Usage
 
 Clock = Callable[[], float]
@@ -24,10 +27,17 @@ class ReplyConfig(BaseModel):
     the user says goes on with the turn before it."""
     max_reply_s: float = Field(60.0, gt=0.0)
     """A reply that is not done by then is ended."""
+    prosody_policy: PolicyName | None = None
+    """Who adds prosody tokens to replies: see :mod:`agent.prosody_policy`."""
     inbox_frames: int = Field(8, ge=1)
     """Frames that may wait for the model; a sender that is faster is made to wait."""
     held_frames: int = Field(750, ge=1)
     """Frames of speech kept while a reply may not be interrupted; later ones are dropped and counted."""
+
+    @property
+    def max_lead_s(self) -> float | None:
+        """``max_lead_ms`` in seconds."""
+        return None if self.max_lead_ms is None else self.max_lead_ms / 1000.0
 
 
 @dataclass(slots=True)
@@ -44,11 +54,20 @@ class Reply:
     steps: int = 0
     texts: int = 0
     held_at: float | None = None
+    paused_at: float | None = None  # the listener has gone, and plays what it has
     listener_stops: bool = False  # while it is held
+    made: deque[StepOut] = field(default_factory=deque)  # steps that were made before it began
 
     def delay_s(self, now: float) -> float | None:
-        """Seconds until the next step, None while it is held."""
-        return self.pacer.delay_s(now) if self.held_at is None else None
+        """Seconds until the next step, None while it is held or paused."""
+        return self.pacer.delay_s(now) if self.held_at is None and self.paused_at is None else None
+
+    def unpause(self, now: float) -> None:
+        """The listener is back."""
+        if self.paused_at is not None:
+            if self.held_at is None:
+                self.pacer.resumed(now, now - self.paused_at, stopped=False)
+            self.paused_at = None
 
     def hold(self, now: float, *, listener_stops: bool) -> None:
         """Wait; ``listener_stops`` playing meanwhile, or plays what it has."""
@@ -65,3 +84,9 @@ class Reply:
         """Frames that the listener can have heard."""
         stopped_at = self.held_at if self.listener_stops else None
         return self.pacer.heard_frames(now if stopped_at is None else stopped_at)
+
+    def used_up(self, frame_s: float, max_s: float) -> bool:
+        """Whether it has said as much as it may."""
+        limit = self.options.max_output_tokens
+        over = limit is not None and self.texts + self.pacer.frames >= limit
+        return over or self.steps * frame_s >= max_s

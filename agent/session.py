@@ -1,8 +1,10 @@
 """One WebSocket client: the protocol on one side, a conversation on the other.
 
-* Five tasks, one group: receive, think (the conversation's mind), send, watch (whether the client is still there
-  while receive waits for the model), keep time (limits, and the daemon's end). The first to end ends the session.
-* The last hop is the sender: audio of a reply that was interrupted meanwhile is dropped there.
+* Three tasks, one group: think (the conversation's mind), serve, keep time (limits, and the daemon's end). The first to
+  end ends the session. Serving one connection is four more: receive, send, overrun, and watch (whether the client is
+  still there while receive waits for the model).
+* A client whose connection was lost may come back for a while. What it had sent is worked off, the reply waits, and so
+  does what there is to tell it.
 """
 
 import asyncio
@@ -12,29 +14,36 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 from agent.actions import Actions
 from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
 from agent.limits import Allowance, SessionLimits
+from agent.link import Door, Link
+from agent.logs import SessionLogger
 from agent.metrics import SessionMetrics
+from agent.outgoing import Outgoing
+from agent.protocols import protocol_for
 from agent.reply import ReplyConfig
 from agent.telegraph import Telegraph
 from agent.transcripts import Transcripts
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from streaming import realtime_events as events
+from streaming.connection import GOING_AWAY, INTERNAL_ERROR, POLICY, TRY_AGAIN_LATER, Client
 from streaming.frames import SAMPLE_RATE_HZ
-from streaming.live import LiveProtocol
-from streaming.realtime import OutMessage, RealtimeProtocol
-from streaming.realtime_config import SessionConfig, merge
+from streaming.realtime import RealtimeProtocol
 from streaming.vad import VadConfig
-from streaming.websocket import GOING_AWAY, INTERNAL_ERROR, POLICY, TRY_AGAIN_LATER, Client
+
+_KEPT_BYTES = 4 * 2**20  # of messages that were sent, for a client that comes back: about a minute of speech
 
 
 class _Ended(Exception):
     """The client has gone."""
+
+
+class _Lost(Exception):
+    """The connection was lost; the client may come back."""
 
 
 class _Over(Exception):
@@ -52,7 +61,7 @@ class Session:
 
     Args:
         client: the connection.
-        worker: the model thread.
+        worker: the model threads.
         vad: detector settings; the client may change its thresholds.
         turns: turn-taking settings.
         replies: lead and bounds of replies.
@@ -76,35 +85,33 @@ class Session:
         metrics: SessionMetrics | None = None,
         telegraph: Telegraph | None = None,
     ) -> None:
-        self._client = client
-        self._worker = worker
         self._settings = (vad, turns, replies)
         self._limits = limits
-        self._clock = clock
+        self._worker, self._clock = worker, clock
         self._actions = actions
         self._metrics = metrics or SessionMetrics()
         self._telegraph = telegraph
         expires_at = int(time.time() + limits.lifetime_s)
         self._holds = client.query("holds") == "true"  # the client stops playing while a reply is held
-        config = initial_config(client.query("model"), actions.tools if actions else [], client.preset)
-        self._protocol: RealtimeProtocol | LiveProtocol = (
-            LiveProtocol(expires_at, check_text=worker.check_text)
-            if client.live
-            else RealtimeProtocol(config, expires_at, check_text=worker.check_text, holds=self._holds)
-        )
-        self._outgoing: asyncio.Queue[OutMessage] = asyncio.Queue(limits.outgoing_messages)
-        self._outgoing_bytes = 0
+        self._protocol = protocol_for(client, worker, actions, expires_at, holds=self._holds)
+        self._grace_s = 0.0 if client.live else limits.resume_grace_s
+        kept = _KEPT_BYTES if self._grace_s else 0
+        self._outgoing = Outgoing(limits.outgoing_messages, int(limits.outgoing_mib * 2**20), kept)
+        self._preset, self._address = client.preset, client.address
+        self.door = Door(client)
+        self.away_since: float | None = None
+        """When the connection was lost; None while there is one."""
         self._conversation: Conversation | None = None
         self._messages = Allowance(limits.messages_per_s, limits.messages_burst, clock())
         self._audio = Allowance(limits.audio_speed, limits.audio_burst_s, clock())
         self._active_at = clock()  # something came from the client, or there was something to say
         self._leaving = asyncio.Event()
         self.ended_by = "client"
-        """Why the session ended: client, slow_reader, model, internal, expired, idle, rate or shutdown."""
+        """Why the session ended: client, lost, slow_reader, model, internal, expired, idle, rate or shutdown."""
         self._transcripts = Transcripts(self._protocol.session_id)
         self.tap: Callable[[events.Event | events.Command], None] | None = None
         """Told everything that crosses the protocol's inner border, in order; must not block."""
-        self._logger = _SessionLogger(logging.getLogger(__name__), {"session": self._protocol.session_id})
+        self._logger = SessionLogger(logging.getLogger(__name__), {"session": self._protocol.session_id})
 
     @property
     def id(self) -> str:
@@ -119,21 +126,23 @@ class Session:
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing is being said, or waits to be sent."""
-        return self._conversation is None or (self._conversation.state == "idle" and self._outgoing.empty())
+        """Whether nothing is being said, or waits to be sent; also while nobody is there to hear it."""
+        if self._conversation is None or self.away_since is not None:
+            return True
+        return self._conversation.state == "idle" and not self._outgoing
 
     @property
     def waiting(self) -> dict[str, int]:
         """Items in each of the session's queues."""
         inbox = self._conversation.waiting if self._conversation is not None else 0
-        return {"inbox": inbox, "outgoing": self._outgoing.qsize()}
+        return {"inbox": inbox, "outgoing": len(self._outgoing)}
 
     def leave(self) -> None:
         """End the session: the daemon is going away."""
         self._leaving.set()
 
     async def run(self) -> None:
-        """Serve until the client leaves; the connection is closed when this returns."""
+        """Serve until the client leaves, or is lost and does not come back; the last connection is closed then."""
         began = self._clock()
         close: tuple[int, str] | None = None
         last_words: events.Event | None = None
@@ -144,13 +153,11 @@ class Session:
             self._conversation = Conversation(
                 lane, self._emit, *settings, self._clock, self._actions, self._holds, self._metrics
             )
-            self._logger.info("session opened", extra={"fields": {"address": self._client.address}})
+            self._logger.info("session opened", extra={"fields": {"address": self._address}})
             with self._joined(self._conversation):
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._receive(), name="receive")
                     tasks.create_task(self._conversation.run(), name="think")
-                    tasks.create_task(self._send(), name="send")
-                    tasks.create_task(self._watch(), name="watch")
+                    tasks.create_task(self._serve(), name="serve")
                     tasks.create_task(self._keep_time(began), name="keep time")
         except* _Ended:
             pass
@@ -161,35 +168,74 @@ class Session:
             close = (over.close_code, str(over))
         except* SlowReader as group:
             self.ended_by = "slow_reader"
-            self._logger.warning("the client does not read: %s", group.exceptions[0])
+            self._logger.warning("the client does not read: %s", _leaf(group))
             close = (TRY_AGAIN_LATER, "the client does not read what it is sent")
         except* (StepError, TimeoutError) as group:
             self.ended_by = "model"
-            self._logger.error("the model failed", exc_info=group.exceptions[0])
+            self._logger.error("the model failed", exc_info=_leaf(group))
             close, last_words = self._broken("the model failed")
         except* Exception as group:  # the session boundary: a fault here must not touch the other sessions
             self.ended_by = "internal"
             self._logger.exception("internal error", exc_info=group)
             close, last_words = self._broken("internal error")
         finally:
-            self._drop_outgoing()
+            self._outgoing.clear()  # a failure's traceback may keep the session alive for long
             seconds = round(self._clock() - began, 1)
             summary = {"seconds": seconds, "reason": self.ended_by, **self._metrics.summary()}
             self._logger.info("session closed", extra={"fields": summary})
-        if close is not None:
-            await self._part(*close, last_words)
+        if close is not None and self.door.link is not None:
+            await self._part(self.door.link.client, *close, last_words)
+        self.door.close()
 
     def _joined(self, conversation: Conversation) -> AbstractContextManager[None]:
         if self._telegraph is None:
             return contextlib.nullcontext()
         return self._telegraph.joined(self._protocol.session_id, conversation)
 
-    async def _receive(self) -> None:
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Serve one connection after the other."""
+        link = self.door.link
+        assert link is not None, "it begins with one"
         self._protocol.open()
         self._flush()
-        if self._client.preset and isinstance(self._protocol, RealtimeProtocol):
+        if self._preset and isinstance(self._protocol, RealtimeProtocol):
             await self.conversation.do(events.ConfigureSession(self._protocol.config))
-        while (message := await self._client.receive()) is not None:
+        while True:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._receive(link.client), name="receive")
+                    tasks.create_task(self._send(link), name="send")
+                    tasks.create_task(self._watch(link.client), name="watch")
+            except* _Lost:
+                link.over.set()
+            link = await self._come_back()
+
+    async def _come_back(self) -> Link:
+        """Wait for the client, and tell it what it has missed."""
+        self.away_since = self._clock()
+        self.conversation.pause()
+        self._logger.info("connection lost")
+        link = await self.door.wait(self._grace_s)
+        if link is None:
+            self.ended_by = "lost"
+            raise _Ended
+        after, self.away_since = link.client.query("after"), None
+        assert isinstance(self._protocol, RealtimeProtocol), "the only one with sessions to come back to"
+        self._protocol.resume(complete=self._outgoing.knows(after))
+        (greeting,) = self._protocol.messages_to_send()
+        again = self._outgoing.rewind(after, greeting)
+        self._metrics.resumed += 1
+        self._logger.info("session resumed", extra={"fields": {"address": link.client.address, "again": len(again)}})
+        self.conversation.go_on([message.reply for message in again])
+        return link
+
+    def _ended(self, client: Client) -> Exception:
+        return _Lost() if self._grace_s and client.lost else _Ended()
+
+    async def _receive(self, client: Client) -> None:
+        while (message := await client.receive()) is not None:
             self._active_at = math.inf  # until the message has been worked off
             if not self._messages.take(1, self._clock()):
                 raise _too_much(f"more than {self._limits.messages_per_s:g} messages a second")
@@ -203,18 +249,32 @@ class Session:
                 await self.conversation.do(command)
             self._active_at = self._clock()
             if self._protocol.closed:
-                await self._outgoing.join()
-                break
-        raise _Ended
+                await self._outgoing.drained()
+                raise _Ended
+        raise self._ended(client)
+
+    async def _send(self, link: Link) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(link.send(self._outgoing, self.conversation.is_stale, self._metrics), name="send")
+                tasks.create_task(self._outgoing.overrun(), name="overrun")
+        except* SlowReader as group:
+            if not self._grace_s:
+                raise
+            self._logger.warning("the client does not read: %s", _leaf(group))
+            await link.drop()  # what it has sent is still worked off
+
+    async def _watch(self, client: Client) -> None:
+        await client.wait_closed()
+        if isinstance(ended := self._ended(client), _Ended):
+            raise ended
+
+    # --- limits -------------------------------------------------------------------------------------------------------
 
     def _check_audio(self, seconds: float) -> None:
         if not self._audio.take(seconds, self._clock()):
             limits = self._limits
             raise _too_much(f"audio more than {limits.audio_burst_s:g} s ahead of {limits.audio_speed:g} x real time")
-
-    async def _watch(self) -> None:
-        await self._client.wait_closed()
-        raise _Ended
 
     async def _keep_time(self, began: float) -> None:
         lifetime_s, idle_s = self._limits.lifetime_s, self._limits.idle_timeout_s
@@ -238,18 +298,7 @@ class Session:
                 continue
         raise _Over("shutdown", GOING_AWAY, "the server is shutting down")
 
-    async def _send(self) -> None:
-        while True:
-            message = await self._outgoing.get()
-            self._outgoing_bytes -= len(message.text)
-            if message.reply is not None and self.conversation.is_stale(message.reply):
-                self.conversation.metrics.stale_messages += 1
-            else:
-                try:
-                    await self._client.send(message.text)
-                except TimeoutError as exc:
-                    raise SlowReader("a message was not taken in time") from exc
-            self._outgoing.task_done()
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     def _emit(self, event: events.Event) -> None:
         self._transcripts.take(event)
@@ -260,46 +309,20 @@ class Session:
 
     def _flush(self) -> None:
         for message in self._protocol.messages_to_send():
-            self._outgoing_bytes += len(message.text)  # the text is ASCII
-            if self._outgoing_bytes > self._limits.outgoing_mib * 2**20 and not self._outgoing.empty():
-                raise SlowReader(f"more than {self._limits.outgoing_mib:g} MiB were waiting")
-            try:
-                self._outgoing.put_nowait(message)
-            except asyncio.QueueFull as exc:
-                raise SlowReader(f"more than {self._limits.outgoing_messages} messages were waiting") from exc
-
-    def _drop_outgoing(self) -> None:
-        while not self._outgoing.empty():  # a failure's traceback may keep the session alive for long
-            self._outgoing.get_nowait()
+            self._outgoing.put(message)
 
     def _broken(self, reason: str) -> tuple[tuple[int, str], events.Event]:
         return (INTERNAL_ERROR, reason), events.Broken("internal_error", reason)
 
-    async def _part(self, code: int, reason: str, last_words: events.Event | None) -> None:
+    async def _part(self, client: Client, code: int, reason: str, last_words: events.Event | None) -> None:
         if last_words is not None:
             self._protocol.send(last_words)
             for message in self._protocol.messages_to_send()[-1:]:
                 try:
-                    await self._client.send(message.text)
+                    await client.send(message.text)
                 except TimeoutError:
                     break
-        await self._client.close(code, reason[:120])
-
-
-class _SessionLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the session's id to the facts of every line."""
-
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        kwargs["extra"] = {"fields": {**(self.extra or {}), **kwargs.get("extra", {}).get("fields", {})}}
-        return msg, kwargs
-
-
-def initial_config(
-    model: str | None, tools: list[dict[str, Any]], preset: dict[str, Any] | None = None
-) -> SessionConfig:
-    """The configuration a session starts with: the domain's tools, what the client's secret was made with, defaults."""
-    config = SessionConfig(model=model or "local", tools=tools)
-    return merge(config, {**preset, "model": config.model}, spoken=False) if preset else config
+        await client.close(code, reason[:120])
 
 
 def _too_much(what: str) -> _Over:

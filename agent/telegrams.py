@@ -6,27 +6,30 @@ A command is a JSON object on ``BASE/command/NAME``, or nothing at all where eve
 |---|---|---|
 | say | ``text`` (up to 300 characters), ``to`` | says the text, word for word; refused while somebody speaks |
 | interrupt | ``to`` | stops what is being said |
+| prosody | ``tokens`` (up to 8, by name or id), ``to`` | puts prosody tokens into the reply that is spoken, in order |
 | mute | ``on`` (default true) | what is said to the agent counts as silence, in every conversation; false ends that |
-| set | ``eagerness``, ``volume`` | changes how the agent behaves until it is started again |
+| set | ``eagerness``, ``volume``, ``prosody`` | changes how the agent behaves until it is started again |
 | shutdown | | ends the agent, after the replies that are being given; only where ``mqtt.allow_shutdown`` is set |
 
 ``to`` is ``all`` (default), ``local`` (microphone and speaker) or the name of a conversation, as in ``BASE/state``.
 ``eagerness`` (low, medium, high, auto) is how soon a turn ends where the client has not chosen itself; auto and medium
-are as the daemon is set. ``volume`` (0 to 1) is a factor on what the agent says. Both hold for all conversations, now
-and later. Any command may carry ``id``, a text of up to 64 characters that its reply repeats.
+are as the daemon is set. ``volume`` (0 to 1) is a factor on what the agent says. ``prosody`` are the tokens that every
+reply begins with, ``[]`` for none. They hold for all conversations, now and later. Any command may carry ``id``, a
+text of up to 64 characters that its reply repeats.
 """
 
 import json
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agent.errors import CommandError
+from models.runtime_text import read_tokens
 from streaming.mqtt import MAX_PAYLOAD
 from streaming.realtime_config import Eagerness
 
 ALL, LOCAL = "all", "local"
-_MAX_ID, _MAX_TEXT = 64, 300
+_MAX_ID, _MAX_TEXT, _MAX_TOKENS = 64, 300, 8
 
 
 class Command(BaseModel):
@@ -50,6 +53,13 @@ class Interrupt(Command):
     to: str = Field(ALL, min_length=1, max_length=_MAX_ID)
 
 
+class Prosody(Command):
+    """Put prosody tokens into the reply that is spoken."""
+
+    tokens: list[str | int] = Field(min_length=1, max_length=_MAX_TOKENS)
+    to: str = Field(ALL, min_length=1, max_length=_MAX_ID)
+
+
 class Mute(Command):
     """Hear silence, or hear again."""
 
@@ -59,14 +69,20 @@ class Mute(Command):
 class SetOptions(Command):
     """Change how the agent behaves; what is not given stays."""
 
-    OPTIONS: ClassVar = ("eagerness", "volume")
+    OPTIONS: ClassVar = ("eagerness", "volume", "prosody")
 
     eagerness: Eagerness | None = None
     volume: float | None = Field(None, ge=0.0, le=1.0, allow_inf_nan=False)
+    prosody: list[str | int] | None = Field(None, max_length=_MAX_TOKENS)
+
+    @field_validator("prosody")
+    @classmethod
+    def _named(cls, tokens: list[str | int] | None) -> list[str | int] | None:
+        return None if tokens is None else list(read_tokens(tokens))
 
     @model_validator(mode="after")
     def _changes_something(self) -> "SetOptions":
-        if self.eagerness is None and self.volume is None:
+        if all(getattr(self, name) is None for name in self.OPTIONS):
             raise ValueError(f"give at least one of {', '.join(self.OPTIONS)}")
         return self
 
@@ -78,6 +94,7 @@ class Shutdown(Command):
 _COMMANDS: dict[str, type[Command]] = {
     "say": Say,
     "interrupt": Interrupt,
+    "prosody": Prosody,
     "mute": Mute,
     "set": SetOptions,
     "shutdown": Shutdown,

@@ -6,10 +6,11 @@ Payloads are JSON objects, but for ``availability``; ``at`` is UTC. Below the ba
 |---|---|---|---|
 | availability | 1 | yes | ``online``, or ``offline``, also as last will |
 | state | 1 | yes | ``state`` of the agent, how many conversations are ``idle`` and so on, and each one's by name |
-| options | 1 | yes | ``muted``, ``eagerness``, ``volume`` |
+| options | 1 | yes | ``muted``, ``eagerness``, ``volume``, ``prosody`` |
 | link | 1 | yes | connections, and what was waiting and dropped, when this one was made |
 | action | 1 | no | what a reply did: ``name``, ``arguments``, ``conversation``, and an ``id`` to know a repetition by |
 | transcript | 1 | no | ``role`` (user, agent), ``text``, ``conversation``; only with ``mqtt.transcripts`` |
+| prosody | 1 | no | a token became part of a reply: ``token``, ``token_id``, ``sample`` of it, whether ``injected`` |
 | metrics | 0 | no | a turn as in :class:`agent.metrics.TurnMetrics` |
 | command/NAME | 1 | | commands, see :mod:`agent.telegrams` |
 | reply | 1 | no | ``command``, its ``id``, ``ok``; ``conversations``, or ``error`` (``code``, ``message``, ``param``) |
@@ -32,7 +33,7 @@ from pydantic import Field
 from agent.conversation import Conversation, ConversationState
 from agent.errors import CommandError, InputError
 from agent.home_assistant import discovery
-from agent.telegrams import ALL, LOCAL, Interrupt, Mute, Say, SetOptions, Shutdown, id_of, parse_command
+from agent.telegrams import ALL, LOCAL, Interrupt, Mute, Prosody, Say, SetOptions, Shutdown, id_of, parse_command
 from streaming import realtime_events as events
 from streaming.mqtt import MqttConfig, MqttLink
 from streaming.outbox import Rank
@@ -63,6 +64,7 @@ class _Options:
     muted: bool = False
     eagerness: Eagerness = "auto"
     volume: float = 1.0
+    prosody: tuple[str, ...] = ()
 
 
 class Telegraph:
@@ -158,6 +160,9 @@ class Telegraph:
                 line.reply = ""
             case events.ReplyText():
                 line.reply += event.text
+            case events.ProsodyEntered():
+                body = {"token": event.token, "token_id": event.token_id, "sample": event.sample}
+                self._publish("prosody", line, {**body, "injected": event.injected})
             case events.ReplyDone():
                 self._changed.set()  # the state is another one right after this event
                 self._publish_transcript(line, "agent", line.reply, status=event.status)
@@ -197,33 +202,40 @@ class Telegraph:
         command = parse_command(name, payload, retained)
         match command:
             case Say():
-                return self._say(command)
+                text = command.text
+                said = self._tell(command.to, "cannot_say", lambda conversation: conversation.say(text))
+                self._changed.set()
+                return said
+            case Prosody():
+                tokens = command.tokens
+                return self._tell(command.to, "cannot_inject", lambda each: each.injector.inject(tokens))
             case Interrupt():
                 return {"conversations": [line.name for line in self._lines_of(command.to) if line.interrupt()]}
             case Mute():
                 self._set(replace(self._options, muted=command.on))
             case SetOptions():
-                self._set(replace(self._options, **command.model_dump(include=set(command.OPTIONS), exclude_none=True)))
+                changed = command.model_dump(include=set(command.OPTIONS), exclude_none=True)
+                self._set(replace(self._options, **changed))
             case Shutdown():
                 if not self._config.allow_shutdown:
                     raise CommandError("not_allowed", "mqtt.allow_shutdown is not set")
                 self._end()
         return {}
 
-    def _say(self, command: Say) -> Json:
-        lines = self._lines_of(command.to)
+    def _tell(self, to: str, code: str, do: Callable[[Conversation], None]) -> Json:
+        """Do it in these conversations, all of which may refuse; in which it was done, and why not in others."""
+        lines = self._lines_of(to)
         if not lines:
             raise CommandError("no_conversation", "there is no conversation to say it in")
         refused: dict[str, str] = {}
         for line in lines:
             try:
-                line.conversation.say(command.text)
+                do(line.conversation)
             except InputError as exc:
                 refused[line.name] = str(exc)
-        self._changed.set()
         said = [line.name for line in lines if line.name not in refused]
         if not said:
-            raise CommandError("cannot_say", "; ".join(f"{name}: {why}" for name, why in refused.items()))
+            raise CommandError(code, "; ".join(f"{name}: {why}" for name, why in refused.items()))
         return {"conversations": said} | ({"refused": refused} if refused else {})
 
     def _lines_of(self, to: str) -> "list[_Line]":
@@ -243,6 +255,7 @@ class Telegraph:
     def _apply(self, conversation: Conversation) -> None:
         conversation.muted = self._options.muted
         conversation.volume = self._options.volume
+        conversation.injector.standing = tuple(self._options.prosody)
         conversation.set_eagerness(self._options.eagerness)
 
 

@@ -1,6 +1,6 @@
 """What Prometheus is told: `GET /metrics`.
 
-* Times go into histograms as they are measured; the model thread does that itself.
+* Times go into histograms as they are measured; the model threads do that themselves.
 * Everything else is counted where it happens, in plain numbers, and read when somebody asks: sums over the sessions
   that are open and those that have ended, and gauges from whoever knows the present value.
 * Every instance has a registry of its own, so that two daemons in one process do not mix.
@@ -16,9 +16,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from agent.metrics import SessionMetrics
+from models.runtime import Mode
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _STEP_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.32, 0.64)
+_FRAME_BUCKETS = tuple(
+    ms / 1000 for ms in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 50, 60, 70, 80, 100, 120, 160, 320, 640)
+)
+_FRAME_KINDS = {mode.name.lower() for mode in Mode}
 _LATENCY_BUCKETS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 4.0)
 
 _SUMS = {
@@ -28,6 +33,9 @@ _SUMS = {
     "taken_back": ("replies_taken_back", "Replies forgotten because the user went on at once."),
     "frames_heard": ("frames_heard", "Frames of 80 ms of users that the model took."),
     "frames_spoken": ("frames_spoken", "Frames of 80 ms of replies that were sent."),
+    "speculated": ("replies_speculated", "Replies begun before it was known that the turn was over."),
+    "speculations_used": ("replies_speculated_used", "Replies that were begun so, and given."),
+    "resumed": ("sessions_resumed", "Times a client came back to its session after its connection was lost."),
     "dropped_frames": ("frames_dropped", "Frames of users that were not kept while a reply could not be interrupted."),
     "stale_messages": ("messages_stale", "Audio messages that were ready and not sent: their reply was interrupted."),
     "underruns": ("underruns", "Frames of replies that left later than the one before had ended."),
@@ -43,9 +51,11 @@ class Gauges:
     """Present values; see :meth:`Telemetry.collect` for their names."""
 
     sessions: int = 0
+    capacity: int = 0
     draining: bool = False
     queues: Mapping[str, int] = field(default_factory=dict)  # queue -> items in the longest of its kind
     refused: Mapping[str, int] = field(default_factory=dict)  # reason -> clients since the start
+    away: int = 0
 
 
 class Telemetry:
@@ -76,9 +86,15 @@ class Telemetry:
         )
         self._waits = Histogram(
             "repartee_step_wait_seconds",
-            "Time a call waits for the model thread.",
+            "Time a call waits for a model thread.",
             registry=self._registry,
             buckets=_STEP_BUCKETS,
+        )
+        self._frames = Histogram(
+            "repartee_frame_seconds",
+            "Time from when a frame is ready for the model until it is done, the wait for a thread included.",
+            registry=self._registry,
+            buckets=_FRAME_BUCKETS,
         )
         self._latency = Histogram(
             "repartee_turn_latency_seconds",
@@ -91,9 +107,11 @@ class Telemetry:
         self._registry.register(self)
 
     def step(self, kind: str, waited_s: float, took_s: float) -> None:
-        """One call of the engine is over; called on the model thread."""
+        """One call of the engine is over; called on a model thread, one call at a time."""
         self._waits.observe(waited_s)
         self._steps.labels(kind).observe(took_s)
+        if kind in _FRAME_KINDS:
+            self._frames.observe(waited_s + took_s)
         self._misses[kind] += took_s > self._frame_s
 
     @contextlib.contextmanager
@@ -130,6 +148,8 @@ class Telemetry:
         gauges = self.gauges()
         yield _by("sessions_refused", "Clients that were not let in, by why.", "reason", gauges.refused)
         yield GaugeMetricFamily("repartee_sessions", "Sessions that are open.", gauges.sessions)
+        yield GaugeMetricFamily("repartee_capacity", "Sessions there may be now.", gauges.capacity)
+        yield GaugeMetricFamily("repartee_sessions_away", "Of them, those that wait for their client.", gauges.away)
         yield GaugeMetricFamily("repartee_draining", "1 while the daemon lets nobody in and ends.", gauges.draining)
         depths = GaugeMetricFamily("repartee_queue_depth", "Items in the longest queue of a kind.", labels=["queue"])
         for queue, depth in gauges.queues.items():

@@ -37,12 +37,14 @@ from agent.turn_events import (
     Rules,
     SetRules,
     Settle,
+    Speculate,
     StartTurn,
     StopReply,
     StopTurn,
     TimedOut,
     TimeOut,
     WentOn,
+    Withdraw,
 )
 from streaming.frames import ms_to_samples
 from streaming.realtime_events import CreateResponse
@@ -63,6 +65,10 @@ class TurnConfig(BaseModel):
     end_of_turn_threshold: float = Field(0.8, ge=0.0)
     """Probability from the model above which the user has finished; above 1 turns this off."""
     end_of_turn_silence_ms: int = Field(200, ge=0, le=5_000)
+    """Silence that must have been heard as well."""
+    speculate_threshold: float = Field(0.4, ge=0.0)
+    """Probability above which the answer is begun and held back until the turn has ended; above 1 turns this off."""
+    speculate_silence_ms: int = Field(80, ge=0, le=5_000)
     """Silence that must have been heard as well."""
     interrupt_after_ms: int = Field(1_500, ge=0, le=10_000)
     """Speech over a reply, after its detection, that interrupts it even if no word is understood; 0: any speech does.
@@ -90,6 +96,8 @@ class TurnTaker:
         self._turn = 0
         self._replies = 0  # wanted and not ended
         self._finished = False  # the model says so, for audio after the last speech
+        self._maybe_finished = False
+        self._speculated = False  # in this pause
         self._quiet = 0
         self._doubted: SpeechStarted | None = None
         self._concluding = False  # what it was is being found out
@@ -99,6 +107,8 @@ class TurnTaker:
         """Decide by these settings from now on."""
         self._threshold = config.end_of_turn_threshold
         self._needed_silence = ms_to_samples(config.end_of_turn_silence_ms)
+        self._speculate_threshold = config.speculate_threshold
+        self._speculate_silence = max(1, ms_to_samples(config.speculate_silence_ms))
         self._interrupt_after = ms_to_samples(config.interrupt_after_ms)
         self._resume_after = max(1, ms_to_samples(config.resume_after_ms))
 
@@ -143,12 +153,12 @@ class TurnTaker:
             case Quiet() if self.doubting:
                 return self._weigh(event.samples, now)
             case Quiet():
-                self._quiet = event.samples
-                self._finished = self._finished and event.samples > 0
-                return self._end_early(now)
+                return self._stay_quiet(event.samples, now)
             case EndOfTurn():
-                self._finished = event.probability >= self._threshold and event.at > now - self._quiet
-                return self._end_early(now)
+                in_pause = event.at > now - self._quiet
+                self._finished = event.probability >= self._threshold and in_pause
+                self._maybe_finished = event.probability >= self._speculate_threshold and in_pause
+                return self._end_early(now) or self._speculate(now)
             case Commit():
                 return self._commit(event, now)
             case Clear():
@@ -203,8 +213,25 @@ class TurnTaker:
     def _open_turn(self) -> None:
         self._phase = _Phase.LISTENING
         self._turn += 1
-        self._finished = False
+        self._finished = self._maybe_finished = self._speculated = False
         self._quiet = 0
+
+    def _stay_quiet(self, quiet: int, now: int) -> list[Action]:
+        self._quiet = quiet
+        if quiet:
+            return self._end_early(now) or self._speculate(now)
+        went_on, self._speculated = self._speculated, False
+        self._finished = self._maybe_finished = False
+        return [Withdraw()] if went_on else []
+
+    def _speculate(self, now: int) -> list[Action]:
+        wanted = self._rules.create_response and not self._replies and self._asked is None
+        if not (self.listening and self._maybe_finished and wanted) or self._speculated:
+            return []
+        if self._quiet < self._speculate_silence:
+            return []
+        self._speculated = True
+        return [Speculate(self._turn, now - self._quiet)]
 
     def _end_early(self, now: int) -> list[Action]:
         if not (self.listening and self._finished and self._quiet >= max(1, self._needed_silence)):

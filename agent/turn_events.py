@@ -155,6 +155,19 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculate:
+    """Turn ``turn`` may be over; the user spoke until ``speech_end``."""
+
+    turn: int
+    speech_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """The turn was not over: the user goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """The turn gets no reply now; finish its transcript. ``speech_end`` as in :class:`Reply`."""
 
@@ -199,7 +212,6 @@ class Reject:
 
 
 Action = (
-    StartTurn | StopTurn | TimeOut | CommitTurn | DropTurn | Reply | Settle | StopReply | HoldReply | ConcludeDoubt
-    | ResumeReply
-    | RestartDetector | Reject
+    StartTurn | StopTurn | TimeOut | CommitTurn | DropTurn | Reply | Speculate | Withdraw | Settle
+    | StopReply | HoldReply | ConcludeDoubt | ResumeReply | RestartDetector | Reject
 )  # fmt: skip

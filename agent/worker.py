@@ -1,25 +1,33 @@
-"""The model thread: the only place where the engine runs.
+"""The model threads: the only place where the engine runs.
 
-* One thread serves all sessions, first come first served; a session never has more than one call waiting, so the
-  queue is bounded by the number of sessions and no session can starve another.
+* They serve all sessions, first come first served; a session never has more than one call waiting or running, so the
+  queue is bounded by the number of sessions, no session can starve another, and none needs a thread of its own.
 * A call that fails raises :class:`agent.errors.StepError` in its own session only.
 * Cancelling is a number: :meth:`Lane.cancel` raises the lane's generation, and whatever was made for an older one is
   dropped by whoever holds it.
 """
 
 import asyncio
+import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent.errors import InputError, StepError
 from models.runtime import Mode, StepOut
 
 _WARM_UP_SPEAKS = 6  # text leads the audio: the decoder has its first turn after some steps
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +52,10 @@ class StepEngine(Protocol):
     def fork(self, state: Any, heard_frames: int) -> Any:
         """A copy that listens while the session waits in its reply."""
 
-    def pieces(self, text: str) -> list[int]:
+    def copy(self, state: Any) -> Any:
+        """A copy that can go on in the session's place."""
+
+    def pieces(self, text: str) -> Sequence[Any]:
         """What a text is made of; ValueError for one that cannot be read or recalled. Safe on any thread."""
 
     def read(self, text: str, state: Any, say: bool) -> int:
@@ -52,6 +63,9 @@ class StepEngine(Protocol):
 
     def recall(self, text: str, state: Any) -> None:
         """Make the next reply this text."""
+
+    def inject(self, tokens: Sequence[str], state: Any) -> None:
+        """Make prosody tokens the next pieces of the reply."""
 
     def aside(self, state: Any) -> Any:
         """A state that remembers nothing and hears on with ``state``."""
@@ -61,21 +75,40 @@ def _tell_nobody(kind: str, waited_s: float, took_s: float) -> None:
     pass
 
 
+class ModelConfig(BaseModel):
+    """How the models are run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: int | None = Field(None, ge=1)
+    """Calls of different sessions that may run at the same time, each on one core; None: two where there are two cores
+    (more hardly pay: what is not done in onnxruntime holds Python's lock)."""
+
+    def count(self) -> int:
+        """How many threads there are to be."""
+        return self.threads or min(2, _cores())
+
+
 class Worker:
-    """Runs engine calls of many sessions on one thread; use as ``async with``.
+    """Runs engine calls of many sessions on a few threads; use as ``async with``.
 
     Args:
         engine: the loaded models.
-        tell: told the kind of each call, and the seconds it waited and took, on the model thread.
+        tell: told the kind of each call, and the seconds it waited and took, on a model thread, one call at a time.
+        threads: how many there are.
     """
 
-    def __init__(self, engine: StepEngine, tell: Callable[[str, float, float], None] = _tell_nobody) -> None:
+    def __init__(
+        self, engine: StepEngine, tell: Callable[[str, float, float], None] = _tell_nobody, threads: int = 1
+    ) -> None:
         self.engine = engine
+        self.threads = threads
         self.calls = 0
         self.busy_s = 0.0
         self.waiting = 0
         self._tell = tell
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="model")
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +116,7 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def open(self) -> "Lane":
         """Begin a session with a state of its own."""
@@ -98,7 +131,7 @@ class Worker:
         self.engine.pieces(text)
 
     async def call(self, kind: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one engine call on the model thread; ``kind`` is its name for the figures.
+        """Run one engine call on a model thread; ``kind`` is its name for the figures.
 
         Raises:
             StepError: the call failed; the cause is chained.
@@ -111,13 +144,14 @@ class Worker:
                 return function(*args, **kwargs)
             finally:
                 took_s = time.perf_counter() - begin
-                self.calls += 1
-                self.busy_s += took_s
-                self._tell(kind, begin - asked, took_s)
+                with self._lock:
+                    self.calls += 1
+                    self.busy_s += took_s
+                    self._tell(kind, begin - asked, took_s)
 
         self.waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
         except Exception as exc:  # the model thread: whatever went wrong there ends one session
             raise StepError(f"the model failed: {exc}") from exc
         finally:
@@ -125,7 +159,7 @@ class Worker:
 
 
 class Lane:
-    """One session's way to the model thread."""
+    """One session's way to the model threads."""
 
     def __init__(self, worker: Worker, state: Any) -> None:
         self.generation = 0
@@ -177,20 +211,37 @@ class Lane:
         await self._alone("truncate", self._worker.engine.truncate_reply, self._state, heard_frames)
 
     async def fork(self, heard_frames: int) -> Any:
-        """A copy of the session's state, interrupted after so many frames of the latest reply, for :meth:`overhear`.
+        """A copy of the session's state, interrupted after so many frames of the latest reply, for :meth:`step_copy`.
 
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
         return await self._alone("fork", self._worker.engine.fork, self._state, heard_frames)
 
-    async def overhear(self, pcm: np.ndarray, ear: Any) -> StepOut:
-        """Let a copy listen to one frame; the session does not hear it.
+    @property
+    def nobody_waits(self) -> bool:
+        """Whether the model thread has nothing to do."""
+        return self._worker.waiting == 0
+
+    async def copy(self) -> Any:
+        """A copy of the session's state, for :meth:`step_copy`.
 
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
-        return await self._alone("overhear", self._worker.engine.step, pcm, ear, Mode.LISTEN)
+        return await self._alone("copy", self._worker.engine.copy, self._state)
+
+    async def step_copy(self, pcm: np.ndarray | None, copy: Any, mode: Mode = Mode.LISTEN) -> StepOut:
+        """Run one frame on a copy, as :meth:`step` does; the session does not know of it.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        return await self._alone(f"{mode.name.lower()}_copy", self._worker.engine.step, pcm, copy, mode)
+
+    def become(self, copy: Any) -> None:
+        """Go on from a copy."""
+        self._state = copy
 
     async def read(self, text: str, *, say: bool = False) -> int:
         """Take what the user typed, or what the next reply has to be; returns the number of its pieces.
@@ -207,6 +258,14 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         await self._alone("recall", self._worker.engine.recall, text, self._state)
+
+    async def inject(self, tokens: Sequence[str]) -> None:
+        """Make prosody tokens the next pieces of the reply.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        await self._alone("inject", self._worker.engine.inject, tokens, self._state)
 
     async def forget(self) -> None:
         """Forget everything that was said.

@@ -7,6 +7,7 @@ ring of keys and values that each step writes in place.
 
 import enum
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from models.artefacts import open_graph, read_chain, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
-from models.prosody import PAUSES, PROSODY_TOKENS, canonical
+from models.prosody import canonical, strip_marks
 from models.runtime_state import State, latest
+from models.runtime_text import enter_now, internal_ids, next_piece, prosody_token
 from models.sampling import CodeSampler, greedy, sigmoid
+from models.spoken_text import spoken
 from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
@@ -28,7 +31,6 @@ MAX_REPLY_FRAMES = 375  # 30 s
 LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
 MAX_NOTE_STEPS = 96
 NOTE_STEPS_A_FRAME = 4  # while the session is idle, so that no frame takes long
-MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
 BLOCKED = -1e9
 
 
@@ -49,6 +51,9 @@ class StepOut:
     user_text: user transcript newly emitted.
     end_of_turn: probability that the user has finished, LISTEN only.
     done: the reply is complete with this frame.
+    mark: prosody token newly emitted; it is no part of the text. It changes the audio of the steps after this one.
+    injected: that token came from :meth:`Engine.inject`.
+    entered: injected prosody token that was in time to change the audio of this very step.
     """
 
     pcm: np.ndarray | None = None
@@ -56,6 +61,9 @@ class StepOut:
     user_text: str = ""
     end_of_turn: float = 0.0
     done: bool = False
+    mark: str = ""
+    injected: bool = False
+    entered: str = ""
 
 
 class Engine:
@@ -74,7 +82,6 @@ class Engine:
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
         self._sampler = CodeSampler(config["agent_levels"], chain)  # type: ignore[arg-type]
         self._silence = np.array(config["silence_codes"], np.int64)
-        self._markers = {token for mark in PROSODY_TOKENS if mark not in PAUSES for token in tokenizer.encode(mark)}
 
     @classmethod
     def load(cls, codec: Path, s2s: Path) -> "Engine":
@@ -142,6 +149,7 @@ class Engine:
 
     def _listen(self, codes: np.ndarray, state: State) -> StepOut:
         state.speaking, state.script = False, None
+        state.drop_injected()
         state.recent_log.clear()
         self._write_note(state)  # what is left of it: the user speaks soon after the reply, or into it
         text = ""
@@ -163,12 +171,11 @@ class Engine:
         inputs["mode"][:], inputs["user"][:] = SPEAKING, 0
         inputs["transcript"][:] = state.transcript
         state.transcript = PAD
+        entered = enter_now(inputs["text"], state)
         self._advance(state)
         state.reply_steps += 1
-        token = greedy(outputs["text_logits"])
-        text = self._tokenizer.piece(token)
-        if state.script is not None:
-            token, text = self._follow(state.script, token, outputs["text_logits"], state)
+        last = int(inputs["text"][0, 0])
+        (token, text, _), injected = next_piece(outputs["text_logits"], last, state, self._tokenizer)
         inputs["text"][:] = token
         pcm = None
         if state.reply_steps > self._lead:
@@ -178,7 +185,16 @@ class Engine:
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
             state.speaking, state.script = False, None
-        return StepOut(pcm=pcm, text=text, done=done)
+            state.drop_injected()
+        return StepOut(pcm, text, done=done, mark=prosody_token(token), injected=injected, entered=entered)
+
+    def inject(self, tokens: Sequence[str], state: State) -> None:
+        """Make prosody tokens the next pieces of the reply that is spoken, or of the next one before it begins.
+
+        Raises:
+            ProsodyTagError: one is none of the seven.
+        """
+        state.injected.extend(internal_ids(tokens))
 
     def pieces(self, text: str) -> list[SpokenPiece]:
         """The pieces of a text that can be read or spoken; safe on any thread.
@@ -189,12 +205,12 @@ class Engine:
         """
         if not self._reads_text:
             raise ValueError("this S2S model was exported before models could read text: export a newer one")
-        return self._cut(text)
+        return self._cut(spoken(text))
 
     def _cut(self, text: str) -> list[SpokenPiece]:
         tokens = self._tokenizer.spoken(canonical(text))
         if not tokens:
-            raise ValueError(f"nothing in {text[:80]!r} can be read: it needs printable ASCII characters")
+            raise ValueError(f"nothing in {text[:80]!r} can be read: it needs words or figures")
         if len(tokens) > self._window // 4:
             raise ValueError(f"the text is too long: {len(tokens)} pieces, at most {self._window // 4}")
         return tokens
@@ -202,10 +218,12 @@ class Engine:
     def read(self, text: str, state: State, say: bool) -> int:
         """Take typed text: what the user says (``say`` false), or what the next reply has to be, word for word.
 
+        Figures and symbols are read as words; prosody tokens are for the agent alone, the user's are left out.
+
         Returns the number of its pieces. Raises what :meth:`pieces` does.
         """
         script = self.pieces(text)
-        tokens = [piece.token for piece in script] if say else self._tokenizer.heard(text.lower())
+        tokens = [piece.token for piece in script] if say else self._tokenizer.heard(strip_marks(spoken(text)).lower())
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
@@ -221,7 +239,7 @@ class Engine:
 
     def recall(self, text: str, state: State) -> None:
         """Make the next reply this text, as if the model had wanted it. Raises what :meth:`pieces` does."""
-        state.script = deque(self._cut(text))
+        state.script = deque(self._cut(spoken(text)))
         state.waited, state.recalled, state.speaking = 0, True, False
 
     def aside(self, state: State) -> State:
@@ -242,24 +260,6 @@ class Engine:
             state.note_steps += 1
             state.note_piece = greedy(state.step.outputs["text_logits"])
             state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
-
-    def _follow(self, script: deque[SpokenPiece], token: int, logits: np.ndarray, state: State) -> tuple[int, str]:
-        """The next piece of a script, and its text, when the model would write one now, or its word has begun."""
-        row = logits.reshape(-1)
-        if not script:
-            state.waited += 1
-            return EOS if token == EOS or state.waited > MAX_WAIT else PAD, ""
-        others = np.logaddexp.reduce(np.delete(row, PAD))
-        # a word goes on, or it is next after its prosody token; a pause has its silence before the next word
-        last = int(state.step.inputs["text"][0, 0])
-        within = last in self._markers if script[0].begins else True
-        inside = state.waited == 0 and state.reply_steps > 1 and within
-        if inside or others > row[PAD] or state.waited >= MAX_WAIT:
-            state.waited = 0
-            piece = script.popleft()
-            return piece.token, piece.text
-        state.waited += 1
-        return PAD, ""
 
     def _start_reply(self, state: State) -> None:
         self._write_note(state)
@@ -300,6 +300,10 @@ class Engine:
         inputs["mask"][..., slot] = 0.0
         state.position += 1
 
+    def copy(self, state: State) -> State:
+        """A copy of a session that can go on in its place."""
+        return state.copy()
+
     def fork(self, state: State, heard_frames: int) -> State:
         """A copy of a session that may listen, as after an interruption, while the session itself waits in its reply.
 
@@ -309,7 +313,7 @@ class Engine:
         """
         ear = replace(
             state, encoder=state.encoder.copy(), step=state.step.copy(), history=state.history.copy(),
-            prefix=state.prefix.copy(), recent_log=state.recent_log.copy(), script=None,
+            prefix=state.prefix.copy(), recent_log=state.recent_log.copy(), script=None, injected=deque(),
         )  # fmt: skip
         self.truncate_reply(ear, heard_frames)
         return ear
@@ -324,6 +328,7 @@ class Engine:
             heard_frames: how many frames of the reply's audio were played; 0: as if there had been no reply.
         """
         state.script = None
+        state.drop_injected()
         end = state.reply_start + state.reply_steps
         if state.position != end + state.note_steps:
             return

@@ -1,7 +1,7 @@
 """What a session carries from frame to frame."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -34,9 +34,27 @@ class State:
     waited: int = 0  # steps since the last of them
     recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it
     recent_log: list[list[int]] = field(default_factory=list)  # before every step since the reply began
+    injected: deque[int] = field(default_factory=deque)  # prosody tokens that the reply has still to take
+    put_off: int = 0  # steps that the first of them has waited for a word
+    owed: SpokenPiece | None = None  # a piece whose place one of them took
     note_due: bool = False  # the reply is not noted yet
     note_steps: int = 0  # of the note right after the reply
     note_piece: int = BOS  # its latest piece
+
+    def drop_injected(self) -> None:
+        """The reply has ended, and with it what it should still have taken."""
+        self.injected.clear()
+        self.put_off, self.owed = 0, None
+
+    def copy(self) -> "State":
+        """Another session that goes on from here; the two share nothing."""
+        sound = replace(self.sound, source=self.sound.source.copy(), tail=self.sound.tail.copy())
+        return replace(
+            self, encoder=self.encoder.copy(), decoder=self.decoder.copy(), step=self.step.copy(), sound=sound,
+            history=self.history.copy(), prefix=self.prefix.copy(),
+            script=None if self.script is None else self.script.copy(),
+            recent=list(self.recent), recent_log=list(self.recent_log), injected=self.injected.copy(),
+        )  # fmt: skip
 
 
 def latest(recent: list[int], text: int, transcript: int) -> list[int]:

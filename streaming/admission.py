@@ -41,8 +41,9 @@ class Refusal:
 class Grant:
     """What a secret is good for: ``session`` is applied to each session opened with it."""
 
-    expires_at: int  # seconds since the epoch
+    expires_at: int  # seconds since the epoch, as the client is told
     session: dict[str, Any]
+    until: float  # on the gate's timer
 
 
 class Gate:
@@ -51,13 +52,20 @@ class Gate:
     Args:
         token: what clients must bring; None lets everybody in.
         origins: web pages that may connect beside the daemon's own, such as ``https://shop.example``; "*" for all.
-        clock: seconds since the epoch.
+        clock: seconds since the epoch, to tell clients when a secret expires.
+        timer: seconds, monotonic, by which it does: wall clocks jump.
     """
 
-    def __init__(self, token: str | None, origins: Sequence[str] = (), clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        token: str | None,
+        origins: Sequence[str] = (),
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._token = None if token is None else _digest(token)
         self._origins = {_origin(origin) for origin in origins}
-        self._clock = clock
+        self._clock, self._timer = clock, timer
         self._grants: dict[bytes, Grant] = {}  # digest of the secret -> what it allows; bound: MAX_SECRETS
 
     def refuses(self, headers: Headers, *, secrets_too: bool = True) -> Refusal | None:
@@ -93,13 +101,13 @@ class Gate:
         if len(self._grants) >= MAX_SECRETS:
             return None
         secret = SECRET_PREFIX + secrets.token_urlsafe(24)
-        grant = Grant(int(self._clock()) + seconds, session)
+        grant = Grant(int(self._clock()) + seconds, session, self._timer() + seconds)
         self._grants[_digest(secret)] = grant
         return secret, grant
 
     def _forget_expired(self) -> None:
-        now = self._clock()
-        for digest in [digest for digest, grant in self._grants.items() if grant.expires_at <= now]:
+        now = self._timer()
+        for digest in [digest for digest, grant in self._grants.items() if grant.until <= now]:
             del self._grants[digest]
 
     def _may_connect(self, origin: str, hosts: Sequence[str]) -> bool:

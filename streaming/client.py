@@ -5,22 +5,25 @@
 
 - A recording is sent at the speed of speech, then silence until the answers have been played. The output file holds
   what a listener would have heard of the agent, from the first sample that was sent on.
+- When the connection is lost, the client comes back to its session, and the conversation goes on where it was.
 - When the server hears the user during a reply, playing stops, and the server is told how much was heard.
 """
 
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.frames import CloseCode
 
 from streaming.audio_io import AudioConfig, event_for_threads, move_audio, open_default
 from streaming.errors import ServerUnavailable, StreamingError
@@ -33,24 +36,35 @@ from streaming.tls import trusting
 URL = "ws://127.0.0.1:8765/v1/realtime"
 CHUNK = SAMPLE_RATE_HZ // 50  # 20 ms
 QUIET_S = 2.5  # after the recording and after the last reply: nothing more will come
+COME_BACK_S = 30.0  # the server waits as long, unless it is told otherwise
+_RETRY_S = 0.5
 _CONNECT_S = 10.0
+_AGAIN = (CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER)
 _MAX_MESSAGE = 1 << 24
 _MAX_LEAD_MS = 60_000  # of a server that does not pace its replies
 
 
+Dial = Callable[[dict[str, str]], Awaitable[ClientConnection]]
+"""Connects, with these parameters in the URL; raises ServerUnavailable."""
+
+
 class Talk:
-    """One conversation over an open connection: audio up, audio and texts down.
+    """One conversation: audio up, audio and texts down. It outlives its connection.
 
     Args:
         socket: the connection.
         tell: takes one line for the user at a time.
+        dial: makes another connection.
     """
 
-    def __init__(self, socket: ClientConnection, tell: Callable[[str], None]) -> None:
+    def __init__(self, socket: ClientConnection, tell: Callable[[str], None], dial: Dial) -> None:
         self.playout = Playout(PlayoutConfig(max_lead_ms=_MAX_LEAD_MS))
         self.answering = False
         self._socket = socket
         self._tell = tell
+        self._dial = dial
+        self._session: str | None = None
+        self._last_event = ""
         self._generation = 0
         self._response: str | None = None  # that may be played
         self._item: str | None = None  # of it
@@ -61,11 +75,7 @@ class Talk:
         return not self.answering and self.playout.idle
 
     async def send(self, pcm: FloatArray) -> None:
-        """Send microphone audio, float32 [n], 24 kHz.
-
-        Raises:
-            ServerUnavailable: the server left.
-        """
+        """Send microphone audio, float32 [n], 24 kHz; while there is no connection it is lost."""
         audio = base64.b64encode(float_to_pcm16(pcm)).decode("ascii")
         await self._say({"type": "input_audio_buffer.append", "audio": audio})
 
@@ -73,25 +83,55 @@ class Talk:
         """Take what the server says until it leaves.
 
         Raises:
-            ServerUnavailable: it left.
+            ServerUnavailable: it left, or the connection was lost and there is no other.
         """
-        transcription = {"audio": {"input": {"transcription": {"model": "local"}}}}
-        await self._say({"type": "session.update", "session": {"type": "realtime", **transcription}})
-        try:
-            async for message in self._socket:
-                await self._take(json.loads(message))
-        except ConnectionClosed as exc:
-            raise ServerUnavailable(f"the server left ({exc})") from exc
-        raise ServerUnavailable("the server ended the conversation")
+        while True:
+            try:
+                async for message in self._socket:
+                    await self._take(json.loads(message))
+            except ConnectionClosed as exc:
+                if exc.rcvd is not None and exc.rcvd.code not in _AGAIN:
+                    raise ServerUnavailable(f"the server left ({exc})") from exc
+                await self._come_back()
+            else:
+                raise ServerUnavailable("the server ended the conversation")
+
+    async def aclose(self) -> None:
+        """Leave."""
+        await self._socket.close()
+
+    async def _come_back(self) -> None:
+        self._tell("the connection was lost")
+        query = {} if self._session is None else {"session_id": self._session, "after": self._last_event}
+        clock = asyncio.get_running_loop().time
+        until = clock() + COME_BACK_S
+        while True:
+            try:
+                self._socket = await self._dial(query)
+                return
+            except ServerUnavailable:
+                if clock() >= until:
+                    raise
+                await asyncio.sleep(_RETRY_S)
 
     async def _say(self, body: dict[str, Any]) -> None:
-        try:
+        with contextlib.suppress(ConnectionClosed):  # listen() knows, and does what can be done
             await self._socket.send(json.dumps(body))
-        except ConnectionClosed as exc:
-            raise ServerUnavailable(f"the server left ({exc})") from exc
+
+    async def _greeted(self, session: str, *, resumed: bool) -> None:
+        if self._session is not None:
+            self._tell("the conversation goes on" if resumed else "the server has forgotten it: a new conversation")
+        self._session = session
+        if not resumed:
+            self.answering = False
+            transcription = {"audio": {"input": {"transcription": {"model": "local"}}}}
+            await self._say({"type": "session.update", "session": {"type": "realtime", **transcription}})
 
     async def _take(self, event: dict[str, Any]) -> None:
+        self._last_event = event["event_id"]
         match event["type"]:
+            case "session.created":
+                await self._greeted(event["session"]["id"], resumed="resumed" in event)
             case "input_audio_buffer.speech_started":
                 await self._stop_playing()
             case "conversation.item.input_audio_transcription.completed":
@@ -135,8 +175,6 @@ async def speak(talk: Talk, pcm: FloatArray) -> FloatArray:
     Returns:
         What was played meanwhile, float32 [n], from the first sample that was sent.
 
-    Raises:
-        ServerUnavailable: the server left.
     """
     clock = asyncio.get_running_loop().time
     began, quiet_since, heard = clock(), clock(), []
@@ -157,7 +195,6 @@ async def converse(talk: Talk, headphones: bool) -> None:
 
     Raises:
         AudioUnavailable: there is no usable device, or it went away.
-        ServerUnavailable: the server left.
     """
     wake, wake_up = event_for_threads()
     with open_default(AudioConfig(), wake_up) as devices:
@@ -175,14 +212,18 @@ async def run(args: argparse.Namespace) -> None:
     options: dict[str, Any] = {} if args.ca is None else {"ssl": trusting(args.ca)}
     if args.token:
         options["additional_headers"] = {"Authorization": f"Bearer {args.token}"}
+
+    async def dial(query: dict[str, str]) -> ClientConnection:
+        base, _, given = args.url.partition("?")
+        url = f"{base}?{given or 'holds=true'}" + "".join(f"&{name}={value}" for name, value in query.items())
+        try:
+            return await connect(url, open_timeout=_CONNECT_S, max_size=_MAX_MESSAGE, **options)
+        except (OSError, TimeoutError, ValueError, InvalidHandshake, InvalidURI) as exc:  # ValueError: --ca, no wss://
+            raise ServerUnavailable(f"{args.url} cannot be reached ({exc or 'no answer'})") from exc
+
+    talk = Talk(await dial({}), lambda line: print(line, flush=True), dial)
     try:
-        url = args.url if "?" in args.url else f"{args.url}?holds=true"
-        socket = await connect(url, open_timeout=_CONNECT_S, max_size=_MAX_MESSAGE, **options)
-    except (OSError, TimeoutError, ValueError, InvalidHandshake, InvalidURI) as exc:  # ValueError: --ca without wss://
-        raise ServerUnavailable(f"{args.url} cannot be reached ({exc or 'no answer'})") from exc
-    talk = Talk(socket, lambda line: print(line, flush=True))
-    try:
-        async with socket, asyncio.TaskGroup() as tasks:
+        async with contextlib.aclosing(talk), asyncio.TaskGroup() as tasks:
             listening = tasks.create_task(talk.listen(), name="listen")
             if pcm is None:
                 await converse(talk, args.headphones)

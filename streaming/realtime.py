@@ -25,7 +25,7 @@ from streaming.frames import FloatArray, ms_to_samples
 from streaming.realtime_audio import AudioDecoder
 from streaming.realtime_config import RequestError, SessionConfig, function_names, merge
 from streaming.realtime_items import Item, ItemList, check_truncation
-from streaming.realtime_requests import CheckText, RequestReader
+from streaming.realtime_requests import CheckText, ReadTokens, RequestReader
 from streaming.realtime_response import Response, empty_response
 from streaming.realtime_turns import UserTurns
 
@@ -45,6 +45,7 @@ class OutMessage:
 
     text: str
     reply: int | None = None
+    event_id: str = ""
 
 
 class RealtimeProtocol:
@@ -56,6 +57,8 @@ class RealtimeProtocol:
         new_id: makes an identifier from its kind ("event", "item", …).
         check_text: raises ValueError for a text that the model cannot take.
         holds: whether the client wants to know when a reply is held, and goes on, to stop playing meanwhile.
+        prosody: whether the client may put prosody tokens into a reply, and wants to know when tokens enter it.
+        read_tokens: names of prosody tokens; raises ValueError for others.
     """
 
     def __init__(
@@ -65,16 +68,18 @@ class RealtimeProtocol:
         new_id: Callable[[str], str] = random_id,
         check_text: CheckText = str,
         holds: bool = False,
+        prosody: bool = False,
+        read_tokens: ReadTokens = tuple,
     ) -> None:
         self.config = config
-        self._holds = holds
+        self._holds, self._prosody = holds, prosody
         self.session_id = new_id("sess")
         self.closed = False  # the client just leaves
         self._conversation_id = new_id("conv")
         self._expires_at = expires_at
         self._new_id = new_id
         self._items = ItemList(MAX_ITEMS)
-        self._reader = RequestReader(self._items, new_id, check_text)
+        self._reader = RequestReader(self._items, new_id, check_text, read_tokens)
         self._turns = UserTurns(self._items, new_id, self._emit, self._add_item)
         self._hearing = AudioDecoder(*config.audio.input.format.coding)
         self._response: Response | None = None
@@ -87,6 +92,20 @@ class RealtimeProtocol:
     def open(self) -> None:
         """Greet the client; call once."""
         self._emit("session.created", session=self._session_json())
+
+    def resume(self, *, complete: bool) -> None:
+        """Greet the client that comes back on a new connection.
+
+        Args:
+            complete: whether it is sent all that has happened since the event that it named; else it can ask for items.
+        """
+        self._hearing = AudioDecoder(*self.config.audio.input.format.coding)  # half a sample was lost with the rest
+        resumed = {
+            "complete": complete,
+            "last_item_id": self._items.last_id,
+            "response_id": None if self._response is None else self._response.id,
+        }
+        self._emit("session.created", session=self._session_json(), resumed=resumed)
 
     def messages_to_send(self) -> list[OutMessage]:
         """Take the messages that wait for the wire, oldest first."""
@@ -114,6 +133,9 @@ class RealtimeProtocol:
                     self._emit(
                         "repartee.reply.held" if isinstance(event, events.ReplyHeld) else "repartee.reply.resumed"
                     )
+            case events.ProsodyEntered():
+                if self._prosody and self._response is not None:
+                    self._emit("repartee.prosody.entered", **self._response.entered(event))
             case events.Recalled():
                 pass
             case events.Refused():
@@ -153,6 +175,10 @@ class RealtimeProtocol:
                 return self._item_delete(message.item_id)
             case messages.ItemTruncate():
                 return self._item_truncate(message)
+            case messages.ProsodyInject() if self._prosody:
+                return [events.InjectProsody(tuple(message.tokens), message.event_id)]
+            case messages.ProsodyInject():
+                raise RequestError("unknown_event", f"{message.type} is for sessions with ?prosody=true", "type")
         return []
 
     def _configure(self, update: Json) -> events.ConfigureSession:
@@ -313,5 +339,6 @@ class RealtimeProtocol:
             self._emit(body.pop("type"), **body)
 
     def _emit(self, type: str, reply: int | None = None, /, **fields: Any) -> None:
-        body = {"type": type, "event_id": self._new_id("event"), **fields}
-        self._outgoing.append(OutMessage(json.dumps(body, separators=(",", ":")), reply))
+        event_id = self._new_id("event")
+        body = {"type": type, "event_id": event_id, **fields}
+        self._outgoing.append(OutMessage(json.dumps(body, separators=(",", ":")), reply, event_id))

@@ -108,7 +108,8 @@ class CreateResponse:
     ``metadata`` is echoed in the response; ``max_output_tokens`` None means no limit; ``tools`` are the names of those
     that this response may call, None for the session's; ``format`` and ``speed`` are the client's audio. ``apart``:
     the conversation does not remember this response; ``context`` is what it answers then, lines and audio (float32
-    [n]), None for the conversation. ``say`` is what the response has to be, word for word.
+    [n]), None for the conversation. ``say`` is what the response has to be, word for word; ``prosody`` are
+    tokens that it begins with.
     """
 
     text_only: bool = False
@@ -121,6 +122,7 @@ class CreateResponse:
     apart: bool = False
     context: tuple[Line | np.ndarray, ...] | None = None
     say: str | None = None
+    prosody: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,14 @@ class TruncateReply:
     heard_samples: int
 
 
+@dataclass(frozen=True, slots=True)
+class InjectProsody:
+    """Put prosody tokens (names or external ids) into the response that is being spoken, in order."""
+
+    tokens: tuple[str | int, ...]
+    event_id: str | None = None
+
+
 Command = (
     ConfigureSession
     | AppendAudio
@@ -148,6 +158,7 @@ Command = (
     | CreateResponse
     | CancelResponse
     | TruncateReply
+    | InjectProsody
 )
 
 # --- events: conversation -> client -----------------------------------------------------------------------------------
@@ -253,6 +264,20 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True)
+class ProsodyEntered:
+    """A prosody token, with its external id, became part of the response: its audio from ``sample`` on may be another.
+
+    ``injected``: it was put there, by the command with ``event_id`` if that had one; else it is in the text itself.
+    """
+
+    token: str
+    token_id: int
+    sample: int
+    injected: bool = False
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyHeld:
     """There is sound over the reply; nothing more of it comes until it is known what that is."""
 
@@ -289,6 +314,7 @@ Event = (
     | ReplyDone
     | ReplyTakenBack
     | Recalled
+    | ProsodyEntered
     | ReplyHeld
     | ReplyResumed
     | Refused

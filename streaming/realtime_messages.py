@@ -85,11 +85,12 @@ class _ResponseAudio(BaseModel):
 
 
 class ResponseOptions(BaseModel):
-    """The ``response`` object of response.create; what the model cannot follow (``instructions``) is left out."""
+    """The ``response`` object of response.create; of ``instructions`` the model follows leading prosody tokens."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     conversation: Literal["auto", "none"] | None = None
+    instructions: str | None = None
     input: list[Json] | None = None
     output_modalities: list[Literal["audio", "text"]] | None = None
     tools: list[Json] | None = None
@@ -123,6 +124,12 @@ class ResponseCancel(ClientMessage):
     response_id: str | None = None
 
 
+class ProsodyInject(ClientMessage):
+    """repartee.prosody.inject: tokens by name or external id."""
+
+    tokens: list[str | int] = Field(min_length=1, max_length=8)
+
+
 _MESSAGES: dict[str, type[ClientMessage]] = {
     "session.update": SessionUpdate,
     "input_audio_buffer.append": AudioAppend,
@@ -134,6 +141,7 @@ _MESSAGES: dict[str, type[ClientMessage]] = {
     "conversation.item.truncate": ItemTruncate,
     "response.create": ResponseCreate,
     "response.cancel": ResponseCancel,
+    "repartee.prosody.inject": ProsodyInject,
 }
 
 

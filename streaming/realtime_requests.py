@@ -5,7 +5,8 @@
 * Tool calls of an earlier conversation and their outputs may be brought along.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +20,14 @@ from streaming.realtime_messages import ResponseOptions, decode_base64
 
 Json = dict[str, Any]
 CheckText = Callable[[str], object]  # raises ValueError for what the model cannot take
+ReadTokens = Callable[[Sequence[str]], tuple[str, ...]]  # raises ValueError for an unknown prosody token
 
 MAX_ITEM_S = 60
 MAX_ID = 256
 MAX_TEXT = 32_768
 MAX_PARTS = 16
+MAX_TOKENS = 8
+_TAG = re.compile(r"<[^<>\s/]+>")
 _TEXT_KEYS = {
     "user": {"input_text": "text"},
     "system": {"input_text": "text"},
@@ -38,9 +42,13 @@ class RequestReader:
         items: the conversation's.
         new_id: makes an identifier from its kind.
         check_text: raises ValueError, one plain sentence, for a text that the model cannot take.
+        read_tokens: names of prosody tokens; raises ValueError, one plain sentence, for others.
     """
 
-    def __init__(self, items: ItemList, new_id: Callable[[str], str], check_text: CheckText) -> None:
+    def __init__(
+        self, items: ItemList, new_id: Callable[[str], str], check_text: CheckText, read_tokens: ReadTokens = tuple
+    ) -> None:
+        self._read_tokens = read_tokens
         self._items = items
         self._new_id = new_id
         self._check_text = check_text
@@ -98,7 +106,23 @@ class RequestReader:
             speed=config.audio.output.speed,
             apart=apart,
             context=None if options.input is None else self._context(options.input, config.audio.input.format),
+            prosody=self._prosody(options.instructions or ""),
         )
+
+    def _prosody(self, instructions: str) -> tuple[str, ...]:
+        """The tags that instructions begin with; a tag that is closed later on is markup for a reader."""
+        tags: list[str] = []
+        rest = instructions.lstrip()
+        while (tag := _TAG.match(rest)) is not None and f"</{tag[0][1:]}" not in rest:
+            tags.append(tag[0])
+            rest = rest[tag.end() :].lstrip()
+        if len(tags) > MAX_TOKENS:
+            sentence = f"a response begins with at most {MAX_TOKENS} prosody tokens"
+            raise RequestError("invalid_value", sentence, "response.instructions")
+        try:
+            return self._read_tokens(tags)
+        except ValueError as exc:
+            raise RequestError("unknown_prosody_token", str(exc), "response.instructions") from exc
 
     def _message(
         self, item_id: str, body: Json, format: PcmFormat | G711Format, at: str

@@ -5,7 +5,7 @@ from typing import Any
 
 from streaming.realtime_audio import AudioEncoder
 from streaming.realtime_config import SessionConfig
-from streaming.realtime_events import ReplyDone, ReplyStarted, Usage
+from streaming.realtime_events import ProsodyEntered, ReplyDone, ReplyStarted, Usage
 from streaming.realtime_items import Item
 
 Json = dict[str, Any]
@@ -33,6 +33,18 @@ class Response:
     def address(self) -> Json:
         """The fields that place a content event."""
         return {"response_id": self.id, "item_id": self.item.id, "output_index": 0, "content_index": 0}
+
+    def entered(self, event: ProsodyEntered) -> Json:
+        """What is told of a prosody token; ``sample`` is on the client's side of ``speed``, at 24 kHz."""
+        return {
+            "response_id": self.id,
+            "item_id": self.item.id,
+            "token": event.token,
+            "token_id": event.token_id,
+            "sample": round(event.sample / self.start.options.speed),
+            "injected": event.injected,
+            "request_event_id": event.event_id,
+        }
 
     def opening(self) -> list[Json]:
         """The messages before the first delta."""

@@ -35,6 +35,18 @@ def read_audio(path: Path) -> np.ndarray:
     return resample(mono, rate, SAMPLE_RATE_HZ)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, when it is missing.
+
+    Raises:
+        SoundFileError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SoundFileError(f"the folder {path} cannot be made ({exc.strerror or exc})") from exc
+
+
 def write_audio(path: Path, pcm: np.ndarray) -> None:
     """Write float32 [n] as a 24 kHz mono 16-bit WAV file; the file appears whole or not at all.
 

@@ -3,6 +3,8 @@
 * ``/v1/realtime`` and ``/v1/live/sessions`` (or without ``/v1``) upgrade to a WebSocket, unless
   :mod:`streaming.admission` refuses the request, with 401 or 403; what else is served over HTTP is in
   :mod:`streaming.http_api`.
+* A client may come back to a session that its connection was lost from, and takes no place of its own then; such a
+  session is the first to go when there is no room for somebody new.
 * A server that is full, or about to stop, accepts, says so in an error event and closes with 1013, so that clients know
   to try again.
 * A message over the limit closes its own connection with 1009; a client that does not read is left after a deadline.
@@ -12,32 +14,37 @@ import asyncio
 import json
 import logging
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qs, urlsplit
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from streaming.admission import Gate, Refusal
-from streaming.http_api import LIVE_PATHS, Answer, HttpApi, Load, refused
-from streaming.http_request import RequestReader
+from streaming.connection import POLICY, TRY_AGAIN_LATER, Client, Connection, address_of, ip_of
+from streaming.http_api import Answer, HttpApi, Load, refused
 from streaming.realtime_messages import error_body
 from streaming.tls import server_context
 
 logger = logging.getLogger(__name__)
 
-GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
 _CLOSE_TIMEOUT_S = 2.0
+_PING_INTERVAL_S = 20.0
 _PING_TIMEOUT_S = 60.0  # a client that sends faster than real time has its pong far behind its own audio
+
+
+def _number_or_auto(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("expected a number from 1 on, or auto")
 
 
 class ServerConfig(BaseModel):
@@ -48,7 +55,8 @@ class ServerConfig(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8765, ge=0, le=65535)
     """0 lets the system choose."""
-    max_sessions: int = Field(8, ge=1)
+    max_sessions: Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)] = "auto"
+    """"auto": as many as the machine can serve in real time."""
     max_sessions_per_address: int | None = Field(None, ge=1)
     max_message_mib: float = Field(16.0, gt=0.0)
     send_timeout_s: float = Field(5.0, gt=0.0)
@@ -70,82 +78,6 @@ class ServerConfig(BaseModel):
         return self
 
 
-class _Connection(ServerConnection):
-    """A connection that may begin with a POST."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.http = RequestReader()
-
-    def data_received(self, data: bytes) -> None:
-        if not self.http.done:
-            data = self.http.feed(data)
-        if data:
-            super().data_received(data)
-
-
-class Client:
-    """One admitted connection, as its handler sees it.
-
-    Args:
-        connection: the WebSocket.
-        send_timeout_s: see :class:`ServerConfig`.
-        preset: the ``session`` that the client's secret was made with.
-    """
-
-    def __init__(
-        self, connection: ServerConnection, send_timeout_s: float, preset: dict[str, Any] | None = None
-    ) -> None:
-        self.preset = preset or {}
-        self._connection = connection
-        self._send_timeout_s = send_timeout_s
-        assert connection.request is not None, "the handshake is over"
-        self._query = parse_qs(urlsplit(connection.request.path).query)
-
-    @property
-    def address(self) -> str:
-        """Who is connected, for the log."""
-        return _address(self._connection)
-
-    @property
-    def live(self) -> bool:
-        """Whether the client speaks the Live protocol."""
-        assert self._connection.request is not None, "the handshake is over"
-        return urlsplit(self._connection.request.path).path.rstrip("/") in LIVE_PATHS
-
-    def query(self, name: str) -> str | None:
-        """A parameter of the URL, None when absent."""
-        values = self._query.get(name)
-        return values[0] if values else None
-
-    async def receive(self) -> str | bytes | None:
-        """The next message, None once the connection is closed (by whom and why does not matter here)."""
-        try:
-            return await self._connection.recv()
-        except ConnectionClosed:
-            return None
-
-    async def wait_closed(self) -> None:
-        """Wait until the connection is closed, also while messages still wait to be received."""
-        await self._connection.wait_closed()
-
-    async def send(self, text: str) -> None:
-        """Send one text message; does nothing on a closed connection.
-
-        Raises:
-            TimeoutError: the client did not make room for it in time.
-        """
-        try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await self._connection.send(text)
-        except ConnectionClosed:
-            return
-
-    async def close(self, code: int, reason: str) -> None:
-        """Close the connection; gives up on the handshake after a short while."""
-        await self._connection.close(code, reason)
-
-
 class _Turned(NamedTuple):
     """Why a client that was let in is turned away at once."""
 
@@ -154,6 +86,16 @@ class _Turned(NamedTuple):
     message: str
     kind: str = "server_error"
     close_code: int = TRY_AGAIN_LATER
+
+
+class Absences(Protocol):
+    """Sessions whose connection was lost, and that wait for their client."""
+
+    async def resume(self, client: Client) -> bool:
+        """Go on with the session that this client asks for, to the end of the connection; False: there is none."""
+
+    def give_up(self, ip: str | None) -> bool:
+        """End the one that has waited longest, of this address (None: of any); False: there is none. It ends soon."""
 
 
 class RealtimeServer:
@@ -165,6 +107,8 @@ class RealtimeServer:
         health: the body of /healthz, without ``status``, ``sessions`` and ``capacity``.
         metrics: the content type and the body of /metrics.
         token: what clients must bring; None lets everybody in.
+        absences: sessions that clients may come back to; None: there are none.
+        room: how many sessions there may be now, told how many there are; asked where ``max_sessions`` is auto.
     """
 
     def __init__(
@@ -174,9 +118,14 @@ class RealtimeServer:
         health: Callable[[], dict[str, Any]],
         metrics: Callable[[], tuple[str, bytes]] | None = None,
         token: str | None = None,
+        absences: Absences | None = None,
+        room: Callable[[int], int] = lambda _: sys.maxsize,
     ) -> None:
         self._config = config
         self._handler = handler
+        self._absences = absences
+        self._left = asyncio.Event()  # somebody has, since it was cleared
+        self._room = room
         self._gate = Gate(token, config.origins)
         self._http = HttpApi(self._gate, self._load, health, metrics)
         self._server: Server | None = None
@@ -204,10 +153,11 @@ class RealtimeServer:
             select_subprotocol=_select_subprotocol,
             compression=None,  # latency matters more than bytes
             max_size=int(config.max_message_mib * 2**20),
+            ping_interval=_PING_INTERVAL_S,
             ping_timeout=_PING_TIMEOUT_S,
             close_timeout=_CLOSE_TIMEOUT_S,
             server_header="repartee",
-            create_connection=_Connection,
+            create_connection=Connection,
             ssl=None if tls is None else server_context(*tls),
         )
         return self
@@ -225,25 +175,34 @@ class RealtimeServer:
         assert self._server is not None, "the server is not running"
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
+    @property
+    def capacity(self) -> int:
+        """How many sessions there may be now."""
+        fixed = self._config.max_sessions
+        return self._room(self.sessions) if fixed == "auto" else fixed
+
     def _load(self) -> Load:
-        return Load(self.sessions, self._config.max_sessions, self.draining)
+        return Load(self.sessions, self.capacity, self.draining)
 
     def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
-        assert isinstance(connection, _Connection), "made by this server"
+        assert isinstance(connection, Connection), "made by this server"
         http, path = connection.http, request.path.partition("?")[0].rstrip("/")
         answer = self._http.answer(http.method, path, request.headers, http.body)
         if isinstance(answer, Refusal):
             self.refused[answer.reason] += 1
-            logger.info("client refused", extra={"fields": {"address": _address(connection), "reason": answer.code}})
+            logger.info("client refused", extra={"fields": {"address": address_of(connection), "reason": answer.code}})
             answer = refused(answer)
         return None if answer is None else _response(answer, with_body=http.method != "HEAD")
 
     async def _admit(self, connection: ServerConnection) -> None:
-        assert connection.request is not None, "the handshake is over"
+        assert isinstance(connection, Connection) and connection.request is not None, "the handshake is over"
         grant = self._gate.grant(connection.request.headers)
         client = Client(connection, self._config.send_timeout_s, grant.session if grant else None)
-        ip = _ip(connection)
-        if (why := _unsupported(connection, client) or self._no_room(ip)) is not None:
+        ip = ip_of(connection)
+        why = _unsupported(connection, client)
+        if why is None and not self.draining and self._absences is not None and await self._absences.resume(client):
+            return
+        if (why := why or await self._find_room(ip)) is not None:
             self.refused[why.reason] += 1
             logger.info("client refused", extra={"fields": {"address": client.address, "reason": why.code}})
             await _refuse(client, why)
@@ -256,13 +215,23 @@ class RealtimeServer:
             self.sessions -= 1
             self._addresses[ip] -= 1
             self._addresses += Counter()  # forgets who has none
+            self._left.set()
+
+    async def _find_room(self, ip: str) -> _Turned | None:
+        """Why there is no room for one more, even when nobody waits to be resumed."""
+        while (why := self._no_room(ip)) is not None and self._absences is not None and why.reason != "draining":
+            if not self._absences.give_up(ip if why.reason == "address" else None):
+                break
+            self._left.clear()
+            await self._left.wait()
+        return why
 
     def _no_room(self, ip: str) -> _Turned | None:
         config = self._config
         if self.draining:
             return _Turned("draining", "server_shutting_down", "the server is shutting down; try again later")
-        if self.sessions >= config.max_sessions:
-            message = f"the server is at capacity ({config.max_sessions} sessions); try again later"
+        if self.sessions >= (capacity := self.capacity):
+            message = f"the server is at capacity ({capacity} sessions); try again later"
             return _Turned("capacity", "server_at_capacity", message)
         limit = config.max_sessions_per_address
         if limit is not None and self._addresses[ip] >= limit:
@@ -312,14 +281,3 @@ def _response(answer: Answer, with_body: bool) -> Response:
         }
     )
     return Response(answer.status.value, answer.status.phrase, headers, answer.body if with_body else b"")
-
-
-def _ip(connection: ServerConnection) -> str:
-    peer = connection.remote_address
-    return str(peer[0]) if isinstance(peer, tuple) else str(peer)
-
-
-def _address(connection: ServerConnection) -> str:
-    """Who is connected, for the log."""
-    peer = connection.remote_address
-    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else str(peer)

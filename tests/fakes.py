@@ -2,10 +2,11 @@
 
 import asyncio
 import base64
+import copy
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ class FakeState:
     listened: int = 0
     broken: bool = False
     ear: bool = False
+    injected: list[str] = field(default_factory=list)  # prosody tokens that the reply has still to take
 
 
 class FakeEngine:
@@ -94,7 +96,7 @@ class FakeEngine:
         if pcm is None or pcm.shape != (FRAME,) or pcm.dtype != np.float32:
             raise ValueError("expected float32 [1920]")
         if mode is Mode.LISTEN:
-            state.reply_step, state.script = 0, None
+            state.reply_step, state.script, state.injected = 0, None, []
             state.heard.append(pcm)
             state.listened += 1
             word = self.understands_sounds if state.ear else state.listened % 5 == 1
@@ -105,12 +107,16 @@ class FakeEngine:
     def truncate_reply(self, state: object, heard_frames: int) -> None:
         assert isinstance(state, FakeState)
         state.truncations.append(heard_frames)
-        state.reply_step, state.script = 0, None
+        state.reply_step, state.script, state.injected = 0, None, []
 
     def fork(self, state: object, heard_frames: int) -> FakeState:
         assert isinstance(state, FakeState)
         state.forks.append(heard_frames)
         return FakeState(ear=True)
+
+    def copy(self, state: object) -> FakeState:
+        assert isinstance(state, FakeState)
+        return copy.deepcopy(state)
 
     def pieces(self, text: str) -> list[int]:
         if not text.isascii() or not text.split():
@@ -127,6 +133,10 @@ class FakeEngine:
     def recall(self, text: str, state: object) -> None:
         assert isinstance(state, FakeState)
         state.script, state.reply_step = text.split(), 0
+
+    def inject(self, tokens: Sequence[str], state: object) -> None:
+        assert isinstance(state, FakeState)
+        state.injected += tokens
 
     def aside(self, state: object) -> FakeState:
         return self.new_state()
@@ -145,7 +155,8 @@ class FakeEngine:
         done = frame == self.reply_frames - 1
         if done:
             state.reply_step, state.script = 0, None
-        return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done)
+        mark = state.injected.pop(0) if state.injected and not done else ""
+        return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done, mark, bool(mark))
 
 
 def tone(samples: int, hz: float = 220.0, start: int = 0, level: float = 0.3) -> np.ndarray:
@@ -190,11 +201,16 @@ class FakeClient:
     """
 
     def __init__(self, model: str | None = None, reads: bool = True, live: bool = False, holds: bool = False) -> None:
-        self.address = "test:1"
+        self.address, self.ip = "test:1", "test"
+        self.credential: bytes | None = None
+        self.lost = False  # how it ended
+        self.alive = True  # answers pings
         self.preset: dict[str, Any] = {}
         self.live = live
         self.sent: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
+        self.after: str | None = None  # of the URL
+        self.prosody: str | None = None  # of the URL
         self._model = model
         self._holds = holds
         self._reads = reads
@@ -203,7 +219,13 @@ class FakeClient:
         self._gone = asyncio.Event()
 
     def query(self, name: str) -> str | None:
-        return {"model": self._model, "holds": "true" if self._holds else None}.get(name)
+        asked = {
+            "model": self._model,
+            "holds": "true" if self._holds else None,
+            "after": self.after,
+            "prosody": self.prosody,
+        }
+        return asked.get(name)
 
     async def receive(self) -> str | bytes | None:
         return await self._messages.get()
@@ -222,6 +244,12 @@ class FakeClient:
     async def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
 
+    async def answers(self, within_s: float) -> bool:
+        return self.alive
+
+    def abort(self) -> None:
+        self.drop()
+
     # the test's side
 
     def say(self, type: str, **fields: Any) -> None:
@@ -239,6 +267,12 @@ class FakeClient:
     def leave(self) -> None:
         """Close the connection."""
         self._messages.put_nowait(None)
+
+    def drop(self) -> None:
+        """Lose the connection: what was said still arrives."""
+        self.lost = True
+        self._messages.put_nowait(None)
+        self._gone.set()
 
     def vanish(self) -> None:
         """Close the connection, with messages still to be received."""

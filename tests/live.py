@@ -14,8 +14,11 @@ from agent.worker import StepEngine
 async def running_daemon(
     engine: StepEngine, *settings: str, audio: bool = False, actions: Actions | None = None, token: str | None = None
 ) -> AsyncIterator[Daemon]:
-    """A daemon on a free port, stopped in the end; what ends it before it is ready is raised."""
-    config = load_config(None, ["server.port=0", *settings])
+    """A daemon on a free port, stopped in the end; what ends it before it is ready is raised.
+
+    It takes eight sessions, so that the engine's first steps are those of the test, unless the settings say "auto".
+    """
+    config = load_config(None, ["server.port=0", "server.max_sessions=8", *settings])
     daemon = Daemon(engine, config, audio=audio, actions=actions, token=token)
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(daemon.run(ready.set_result))

@@ -62,7 +62,7 @@ def test_the_token_opens(headers: Headers) -> None:
 def test_a_secret_opens_until_it_expires() -> None:
     """It carries the session it was made with; it makes no further secrets and reads no figures."""
     clock = FakeClock()
-    gate = Gate(TOKEN, clock=clock)
+    gate = Gate(TOKEN, clock=clock, timer=clock)
     made = gate.new_secret(60, {"instructions": "x"})
     assert made is not None
     secret, grant = made
@@ -79,10 +79,24 @@ def test_a_secret_opens_until_it_expires() -> None:
     assert "expired" in refusal.message
 
 
+def test_a_secret_does_not_follow_the_wall_clock() -> None:
+    """Set forward an hour, or back, the machine's clock neither ends a secret early nor keeps it."""
+    wall, timer = FakeClock(), FakeClock()
+    gate = Gate(TOKEN, clock=wall, timer=timer)
+    made = gate.new_secret(60, {})
+    assert made is not None
+    wall.now += 3_600.0
+    timer.now += 59.0
+    assert gate.refuses(bearer(made[0])) is None
+    wall.now -= 7_200.0
+    timer.now += 1.0
+    assert gate.refuses(bearer(made[0])) is not None
+
+
 def test_secrets_are_bounded() -> None:
     """There are only so many at a time; expired ones make room."""
     clock = FakeClock()
-    gate = Gate(TOKEN, clock=clock)
+    gate = Gate(TOKEN, clock=clock, timer=clock)
     made = [gate.new_secret(60, {}) for _ in range(MAX_SECRETS + 1)]
     assert made[-1] is None
     assert len({one[0] for one in made if one is not None}) == MAX_SECRETS

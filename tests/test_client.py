@@ -67,6 +67,30 @@ async def test_an_interrupted_reply_stops(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.count("agent:") == 2
 
 
+async def test_a_lost_connection_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Cut in the middle of a reply: the client comes back, and every sample of the reply is heard once."""
+    engine = FakeEngine(reply_frames=25)
+    async with running_daemon(engine, *SETTINGS) as daemon:
+        task = asyncio.create_task(client.run(flags(daemon, tmp_path, spoken_turn(after_s=0.2))))
+        await eventually(lambda: len(daemon.sessions) == 1 and bool(engine.states))
+        (session,) = daemon.sessions
+        await eventually(lambda: session.conversation.metrics.frames_spoken > 4)
+        assert session.door.link is not None
+        session.door.link.client.abort()
+        await task
+        assert session.conversation.metrics.resumed == 1
+    told = sorted(capsys.readouterr().out.splitlines())
+    assert [line.split(" w1")[0] for line in told] == [
+        "agent: sure one latte coming",
+        "the connection was lost",
+        "the conversation goes on",
+        "user:",
+    ]
+    heard, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    assert 24 * FRAME < np.count_nonzero(np.abs(heard) > 0.001) < 25.5 * FRAME
+    assert len(engine.states) == 1
+
+
 async def test_a_server_that_leaves_is_one_sentence(tmp_path: Path) -> None:
     """In the middle of a conversation."""
     async with running_daemon(FakeEngine(), *SETTINGS) as daemon:

@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from agent import daemon as daemon_module
+from agent.capacity import Capacity, StepTimes
 from agent.config import load_config
 from agent.daemon import Daemon
 from agent.errors import ServeError
@@ -37,6 +38,12 @@ def running(engine: FakeEngine, *overrides: str, audio: bool = False) -> Abstrac
 
 def url(daemon: Daemon) -> str:
     return f"ws://127.0.0.1:{daemon.port}/v1/realtime?model=local"
+
+
+def fetch(daemon: Daemon, path: str) -> bytes:
+    """The body of a GET; blocks."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port}{path}", timeout=5.0) as response:
+        return bytes(response.read())
 
 
 async def spoken(websocket: ClientConnection) -> None:
@@ -119,7 +126,7 @@ async def test_two_clients_at_once() -> None:
             assert sum(event["type"] == "response.output_audio.delta" for event in events) == 5
         assert len(daemon.sessions) == 2
     assert len(engine.states) == 2
-    assert len(engine.threads) == 1
+    assert threading.get_ident() not in engine.threads
 
 
 async def test_sessions_end_with_their_clients() -> None:
@@ -144,6 +151,26 @@ async def test_full() -> None:
         assert caught.value.rcvd.code == 1013
 
 
+async def test_room_is_measured() -> None:
+    """An engine that needs half a frame for everybody is full with one, says so everywhere, and refuses the next."""
+    async with running(FakeEngine(step_s=0.02), "server.max_sessions=auto") as daemon, connect(url(daemon)) as first:
+        await read_until(first, "session.created")
+        health = json.loads(await asyncio.to_thread(fetch, daemon, "/healthz"))
+        assert (health["status"], health["capacity"]) == ("full", 1)
+        assert b"repartee_capacity 1.0" in await asyncio.to_thread(fetch, daemon, "/metrics")
+        async with connect(url(daemon)) as second:
+            assert (await read_until(second, "error"))[-1]["error"]["code"] == "server_at_capacity"
+
+
+async def test_the_local_conversation_has_a_place() -> None:
+    """What the microphone needs is not given to clients; one of them is let in all the same."""
+    daemon = Daemon(FakeEngine(), load_config(None), audio=True)
+    daemon._capacity = Capacity(StepTimes({mode: (0.005,) for mode in Mode}), 0.08)
+    assert [daemon._capacity.at_start, daemon._room(0)] == [3, 2]
+    daemon._capacity = Capacity(StepTimes({mode: (0.03,) for mode in Mode}), 0.08)
+    assert [daemon._capacity.at_start, daemon._room(0)] == [1, 1]
+
+
 async def test_stopping_in_the_middle_of_a_reply() -> None:
     """Stopping is clean while the agent speaks: the client sees 1001 and the daemon returns."""
     async with running(FakeEngine(reply_frames=1_000, step_s=0.001)) as daemon, connect(url(daemon)) as websocket:
@@ -166,6 +193,7 @@ async def test_ready_line(caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("ready on")]
     assert len(lines) == 1
     assert lines[0].startswith(f"ready on ws://127.0.0.1:{daemon.port}/v1/realtime in 0.")
+    assert lines[0].endswith(" s for 8 sessions")
 
 
 async def test_a_port_in_use() -> None:
@@ -175,7 +203,7 @@ async def test_a_port_in_use() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ServeError, match=f"port {port} on 127.0.0.1 is already in use"):
-            await Daemon(FakeEngine(), load_config(None, [f"server.port={port}"])).run()
+            await Daemon(FakeEngine(), load_config(None, [f"server.port={port}", "server.max_sessions=8"])).run()
 
 
 async def test_no_sound_device(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

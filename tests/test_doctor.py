@@ -8,18 +8,21 @@ from pathlib import Path
 import pytest
 
 import run_agent
+from agent.capacity import StepTimes
 from agent.config import load_config
 from agent.doctor import PACKAGES, Finding, audio_devices, memory, packages, port, reach, speed, to_lines
+from models.runtime import Mode
 from streaming.tls import self_signed
 from tests.test_audio_io import FakeBackend
 
 TOKEN = "correct-horse-battery-staple"
 
 
-def times(idle: float, listen: float, speak: float, p99: float = 10.0) -> dict[str, dict[str, float]]:
-    """What time_frames returns for these milliseconds."""
-    values = {"idle_ms": idle, "listen_ms": listen, "speak_ms": speak}
-    return {mode: {"p50": ms, "p99": p99, "real_time_factor": ms / 80} for mode, ms in values.items()}
+def times(idle: float, listen: float, speak: float, longest: float) -> StepTimes:
+    """A hundred steps of each kind, in milliseconds; two that listen are the longest."""
+    listened = [listen] * 98 + [longest] * 2
+    each = {Mode.IDLE: [idle] * 100, Mode.LISTEN: listened, Mode.SPEAK: [speak] * 100}
+    return StepTimes({mode: tuple(ms / 1000 for ms in taken) for mode, taken in each.items()})
 
 
 def test_the_whole_of_it(shipped_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,15 +73,15 @@ def test_a_missing_package() -> None:
 @pytest.mark.parametrize(
     ("idle", "speak", "p99", "status", "says"),
     [
-        (3.0, 5.0, 20.0, "OK", "7 can talk at once"),
-        (3.0, 5.0, 60.0, "WARN", "7 can talk at once"),
+        (2.9, 5.0, 20.0, "OK", "4 can talk at once"),
+        (2.9, 5.0, 60.0, "WARN", "3 can talk at once"),
         (20.0, 30.0, 39.0, "OK", "1 can talk at once"),
         (30.0, 40.0, 39.0, "FAIL", "0 can talk at once"),
     ],
 )
 def test_speed(idle: float, speak: float, p99: float, status: str, says: str) -> None:
     """One who is spoken to needs two steps a frame; a machine that cannot keep up with one fails."""
-    finding = speed(times(idle, 5.0, speak, p99), 80.0)
+    finding = speed(times(idle, 5.0, speak, p99), 0.08, 1)
     assert (finding.status, says in finding.found) == (status, True)
 
 

@@ -7,6 +7,8 @@ import asyncio
 import json
 import logging
 import os
+import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,11 +19,12 @@ from agent.reply import ReplyConfig
 from agent.session import Session
 from agent.turn import TurnConfig
 from agent.worker import Worker
+from streaming.connection import Client
 from streaming.live import LiveProtocol
 from streaming.realtime import RealtimeProtocol
 from streaming.realtime_config import SessionConfig
+from streaming.sound_files import write_audio
 from streaming.vad import VadConfig
-from streaming.websocket import Client
 from tests.fakes import FakeClient, FakeEngine, eventually, spoken_turn
 from tests.fuzz import LIVE_TYPES, Fuzzer
 from tests.live import running_daemon
@@ -143,3 +146,28 @@ async def test_clients_leave_at_any_moment(seed: int) -> None:
                 await task
             assert client.closed is None
         assert asyncio.all_tasks() == before
+
+
+async def test_a_killed_client_takes_nothing_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SIGKILL in the middle of its reply: its session waits and goes, and another client never notices."""
+    write_audio(tmp_path / "in.wav", spoken_turn())
+    engine = FakeEngine(reply_frames=100)
+    async with running_daemon(engine, *SETTINGS, "reply.max_lead_ms=160", "session.resume_grace_s=0.3") as daemon:
+        url = f"ws://127.0.0.1:{daemon.port}/v1/realtime"
+        arguments = ["-m", "streaming.client", "--url", url, "--input", str(tmp_path / "in.wav")]
+        killed = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.DEVNULL)
+        await eventually(lambda: len(daemon.sessions) == 1 and bool(engine.states), 60.0)
+        (session,) = daemon.sessions
+        await eventually(lambda: session.conversation.metrics.frames_spoken > 3, 60.0)
+        engine.reply_frames = 2
+        async with connect(url) as socket:
+            assert await answer_to(socket, "hello") == "sure one latte coming"
+            killed.kill()
+            await killed.wait()
+            await eventually(lambda: session.away_since is not None)
+            assert await answer_to(socket, "hello") == "sure one latte coming"
+            await eventually(lambda: session not in daemon.sessions)
+            assert session.ended_by == "lost"
+            assert await answer_to(socket, "hello") == "sure one latte coming"
+        await eventually(lambda: not daemon.sessions)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from streaming.connection import Client
 from streaming.http_request import MAX_BODY
-from streaming.websocket import Client, RealtimeServer, ServerConfig
+from streaming.websocket import RealtimeServer, ServerConfig
 
 TOKEN = "correct-horse-battery-staple"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}

@@ -39,6 +39,7 @@ RUNTIME_MODELS = (
     "prosody",
     "runtime",
     "sampling",
+    "spoken_text",
     "synthesis",
     "tokenizer",
 )

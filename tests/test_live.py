@@ -17,11 +17,11 @@ from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.runtime import Engine
 from streaming import realtime_events as events
+from streaming.connection import Client
 from streaming.live import LiveProtocol
 from streaming.resample import float_to_pcm16, pcm16_to_float, resample
 from streaming.sound_files import read_audio
 from streaming.vad import VadConfig
-from streaming.websocket import Client
 from tests.fakes import FRAME, FakeClient, FakeEngine, eventually, silence, spoken_turn, tone
 from tests.live import running_daemon
 

@@ -26,11 +26,10 @@ def test_the_lead_is_bounded() -> None:
 
 
 def test_an_underrun_shifts_the_schedule() -> None:
-    """A frame that comes too late is played from then on, and counted."""
+    """A frame that comes too late is played from then on, and that is told."""
     pacer = Pacer(0.08, 0.4)
-    pacer.sent(0.0)
-    pacer.sent(1.0)
-    assert pacer.underruns == 1
+    assert pacer.sent(0.0)
+    assert not pacer.sent(1.0)
     assert pacer.heard_frames(1.04) == 2
 
 
@@ -56,5 +55,14 @@ def test_a_pause_moves_what_the_listener_hears() -> None:
             pacer.sent(0.0)
         pacer.resumed(1.04, 1.0, stopped)
         assert pacer.heard_frames(1.04) == heard
-        pacer.sent(1.04)
-        assert pacer.underruns == 0
+        assert pacer.sent(1.04)
+
+
+def test_what_is_sent_again_is_still_to_be_heard() -> None:
+    """A listener that gets the last two frames once more has them to play from then on."""
+    pacer = Pacer(0.08, 0.4)
+    for _ in range(5):
+        pacer.sent(0.0)
+    pacer.repeated(3.0, 2)
+    assert pacer.heard_frames(3.0) == 3
+    assert pacer.unheard_s(3.0) == pytest.approx(0.16)

@@ -20,8 +20,8 @@ from agent.turn_events import Cancel
 from agent.worker import Worker
 from models.runtime import Mode
 from streaming import realtime_events as events
+from streaming.connection import Client
 from streaming.vad import VadConfig
-from streaming.websocket import Client
 from tests.fakes import FRAME, FakeClient, FakeClock, FakeEngine, FakeState, eventually, silence, speech, spoken_turn
 
 VAD = VadConfig(detector="energy", silence_duration_ms=500)
@@ -135,7 +135,7 @@ async def test_the_model_can_end_the_turn() -> None:
     """With a confident model the turn ends after the short silence, and zeros fill the tail it wants."""
     engine, client = FakeEngine(reply_frames=1, end_of_turn=0.95), FakeClient()
     engine.tail_frames = 6
-    turns = TurnConfig(end_of_turn_threshold=0.7, end_of_turn_silence_ms=160)
+    turns = TurnConfig(end_of_turn_threshold=0.7, end_of_turn_silence_ms=160, speculate_threshold=2.0)
     async with serving(engine, client, turns=turns) as session:
         client.speak(spoken_turn())
         await client.wait_for("response.done")
@@ -549,7 +549,7 @@ async def test_push_to_talk_transcript_without_a_reply() -> None:
 
 async def test_the_push_to_talk_buffer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Audio that is never committed is cleared at the bound, with an error."""
-    monkeypatch.setattr("agent.conversation.MAX_HELD_S", 1.0)
+    monkeypatch.setattr("agent.push_to_talk.MAX_HELD_S", 1.0)
     client = FakeClient()
     async with serving(FakeEngine(), client):
         update(client, turn_detection=None)
@@ -681,7 +681,7 @@ async def test_too_many_waiting_bytes() -> None:
         for _ in range(20):
             client.say("session.update", session={"instructions": "y" * 200_000})
         await eventually(lambda: client.closed is not None)
-        assert session._outgoing.empty()
+        assert not session.waiting["outgoing"]
     assert client.closed == (1013, "the client does not read what it is sent")
 
 

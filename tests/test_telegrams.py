@@ -31,7 +31,7 @@ def test_nothing_is_an_empty_object(payload: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "payload", "code", "param", "says"),
     [
-        ("sing", b"{}", "unknown_command", None, "known: say, interrupt, mute, set, shutdown"),
+        ("sing", b"{}", "unknown_command", None, "known: say, interrupt, prosody, mute, set, shutdown"),
         ("say", b"hello", "invalid_json", None, "not valid JSON"),
         ("say", b"\xff\xfe", "invalid_json", None, "not valid JSON"),
         ("say", b"[" * 15_000, "invalid_json", None, "not valid JSON"),

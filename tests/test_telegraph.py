@@ -295,6 +295,47 @@ async def test_interrupt(tmp_path: Path) -> None:
         await at.state("idle")
 
 
+async def test_prosody_is_put_into_a_reply(tmp_path: Path) -> None:
+    """By name or id, in order; told with the sample where it entered, and to no client that has not asked."""
+    async with house(tmp_path, FakeEngine(reply_frames=1_000, step_s=0.001)) as at:
+        answer = await at.ear.command("prosody", {"tokens": ["<pitch_low>"]})
+        assert answer["error"]["message"] == f"{at.name}: no reply is being spoken"
+        await at.says(spoken_turn())
+        await at.gets("response.output_audio.delta")
+        answer = await at.ear.command("prosody", {"tokens": ["<pitch_low>", 5_000_001], "to": at.name, "id": "9"})
+        assert answer == {"command": "prosody", "id": "9", "ok": True, "conversations": [at.name]}
+        told = [await at.ear.next_body("repartee/prosody", number) for number in range(2)]
+        assert [(body["token"], body["token_id"], body["injected"]) for body in told] == [
+            ("<pitch_low>", 5_000_004, True),
+            ("<pause_short>", 5_000_001, True),
+        ]
+        assert told[0]["sample"] > 0
+        assert told[1]["sample"] == told[0]["sample"] + 1_920
+        answer = await at.ear.command("prosody", {"tokens": ["<loud>"]})
+        assert "unknown prosody token '<loud>'; known: <emph>" in answer["error"]["message"]
+        await at.ear.command("interrupt")
+        await at.gets("response.done")
+        assert not [message for message in at.received if message["type"].startswith("repartee.")]
+
+
+async def test_prosody_that_stays(tmp_path: Path) -> None:
+    """Set, it begins every reply from then on, until it is taken back; a wrong token changes nothing."""
+    async with house(tmp_path, FakeEngine(reply_frames=3)) as at:
+        for tokens, entered in ((["<pitch_low>", "<emph>"], 2), ([], 0)):
+            assert (await at.ear.command("set", {"prosody": tokens}))["ok"]
+            assert at.ear.bodies("repartee/options")[-1]["prosody"] == tokens
+            before = len(at.ear.bodies("repartee/prosody"))
+            await at.ear.command("say", {"text": "hello there"})
+            await at.gets("response.done")
+            await at.state("idle")
+            bodies = at.ear.bodies("repartee/prosody")[before:]
+            assert [body["token"] for body in bodies] == tokens
+            assert [body["sample"] for body in bodies] == [0] * entered
+        answer = await at.ear.command("set", {"prosody": ["<loud>"], "volume": 0.1})
+        assert answer["error"]["param"] == "prosody"
+        assert at.ear.bodies("repartee/options")[-1]["volume"] == 1.0
+
+
 async def test_commands_for_conversations_that_are_not(tmp_path: Path) -> None:
     """The reply says which there are."""
     async with house(tmp_path, FakeEngine()) as at:
@@ -408,7 +449,8 @@ def hostile_payloads(count: int) -> list[tuple[str, bytes]]:
         ("say", {"text": "hello", "to": "all", "id": "1"}),
         ("interrupt", {"to": "local"}),
         ("mute", {"on": True}),
-        ("set", {"eagerness": "low", "volume": 0.5}),
+        ("set", {"eagerness": "low", "volume": 0.5, "prosody": ["<emph>"]}),
+        ("prosody", {"tokens": ["<pitch_low>", 5_000_001], "to": "all"}),
         ("shutdown", {"id": "x"}),
     ]
     values: list[Any] = [None, [], {}, 1e308, -1, 2**70, "x" * 5_000, "\ud800", True, [[[[]]]], {"a": {"b": None}}]

@@ -112,7 +112,7 @@ def test_counters_outlive_their_sessions(telemetry: Telemetry) -> None:
 
 def test_present_values(telemetry: Telemetry) -> None:
     """Gauges are asked for when somebody looks; memory and the version are there."""
-    telemetry.gauges = lambda: Gauges(2, True, {"model": 1, "inbox": 4}, {"capacity": 7})
+    telemetry.gauges = lambda: Gauges(2, 9, True, {"model": 1, "inbox": 4}, {"capacity": 7})
     telemetry.opened = 9
     telemetry.closed["client"] += 3
     seen = samples(telemetry)

@@ -34,7 +34,7 @@ from streaming.realtime_events import CreateResponse
 from streaming.vad import SpeechStarted, SpeechStopped
 
 MS = 24  # samples
-CONFIG = TurnConfig(end_of_turn_threshold=0.7, end_of_turn_silence_ms=160)
+CONFIG = TurnConfig(end_of_turn_threshold=0.7, end_of_turn_silence_ms=160, speculate_threshold=2.0)
 
 
 def taker(rules: Rules | None = None) -> TurnTaker:

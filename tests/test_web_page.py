@@ -15,11 +15,13 @@ import soxr
 from playwright.async_api import Page, TimeoutError, async_playwright
 
 from agent.actions import load_actions
+from models.prosody import PROSODY_TOKENS
 from models.runtime import Engine
 from streaming import web_page
+from streaming.connection import Client
 from streaming.sound_files import read_audio
 from streaming.web_page import web_file
-from streaming.websocket import Client, RealtimeServer, ServerConfig
+from streaming.websocket import RealtimeServer, ServerConfig
 from tests.fakes import FakeEngine, eventually, silence
 from tests.live import running_daemon
 
@@ -254,6 +256,30 @@ async def test_an_interruption_is_told_where_it_was_heard(tmp_path: Path) -> Non
 
 
 @in_browser
+async def test_prosody_buttons(tmp_path: Path) -> None:
+    """They work while a reply is made, and put their tokens into it; there is one for each token."""
+    async with (
+        running_daemon(FakeEngine(reply_frames=250), *FAKE_SETTINGS) as daemon,
+        browser_page(tmp_path, silence(60.0)) as page,
+    ):
+        log = sent_and_received(page)
+        await page.goto(f"http://127.0.0.1:{daemon.port}/")
+        values = [await button.get_attribute("value") for button in await page.locator("#prosody button").all()]
+        assert sorted(map(str, values)) == sorted(PROSODY_TOKENS)
+        assert await page.locator("#prosody button:enabled").count() == 0
+        await page.fill("#composer input", "hello")
+        await page.press("#composer input", "Enter")
+        await page.locator("#prosody button:enabled").first.wait_for()
+        await page.click("#prosody button >> text=Lower")
+        await eventually(lambda: bool(events_of(log, "received", "repartee.prosody.entered")))
+        (sent,) = events_of(log, "sent", "repartee.prosody.inject")
+        (told,) = events_of(log, "received", "repartee.prosody.entered")
+        assert (told["token"], told["request_event_id"]) == ("<pitch_low>", sent["event_id"])
+        await page.locator("#prosody .waiting").wait_for(state="detached")
+        assert not events_of(log, "received", "error")
+
+
+@in_browser
 async def test_push_to_talk_with_the_space_key(tmp_path: Path) -> None:
     """What is said while the space key is down is one turn; too short a press says so; the field keeps its spaces."""
     question = read_audio(SPOKEN / "question.wav")
@@ -338,6 +364,31 @@ async def test_a_full_server_and_one_that_goes_and_comes_back(tmp_path: Path) ->
         async with running_daemon(FakeEngine(), *settings, f"server.port={port}"):
             await page.locator("#transcript .divider").wait_for(timeout=60_000)
             await page.locator("#notice").wait_for(state="hidden")
+
+
+@in_browser
+async def test_a_lost_connection_is_taken_up_again(tmp_path: Path) -> None:
+    """Cut in the middle of a reply: the page comes back to its session, and plays the whole reply."""
+    microphone = np.concatenate([silence(1.0), read_audio(SPOKEN / "question.wav"), silence(120.0)])
+    engine = FakeEngine(reply_frames=60)
+    async with running_daemon(engine, *FAKE_SETTINGS) as daemon, browser_page(tmp_path, microphone) as page:
+        log = sent_and_received(page)
+        await page.goto(f"http://127.0.0.1:{daemon.port}/")
+        await page.click("#talk")
+        await state(page, "speaking")
+        (session,) = daemon.sessions
+        assert session.door.link is not None
+        session.door.link.client.abort()
+        await eventually(lambda: len(events_of(log, "received", "session.created")) == 2, 30.0)
+        before, after = events_of(log, "received", "session.created")
+        assert after["session"]["id"] == before["session"]["id"]
+        assert after["resumed"]["complete"]
+        await says(page, "w1", "sure one latte coming")
+        await state(page, "listening")
+        assert await page.locator("#transcript .divider").count() == 0
+        assert await page.locator("#transcript .ahead, #transcript .cut").count() == 0  # all of it was heard
+        assert session.conversation.metrics.resumed == 1
+        assert len(engine.states) == 1
 
 
 @in_browser
@@ -597,13 +648,19 @@ async def test_what_a_close_means(tmp_path: Path) -> None:
     async with modules(tmp_path) as page:
         address = "async (page) => (await import('/connection.js')).address(page)"
         assert await page.evaluate(address, {"protocol": "https:", "host": "a:1", "hash": "#token=s%20t"}) == {
-            "url": "wss://a:1/v1/realtime?holds=true",
+            "url": "wss://a:1/v1/realtime?holds=true&prosody=true",
             "protocols": ["realtime", "openai-insecure-api-key.s t"],
         }
         assert await page.evaluate(address, {"protocol": "http:", "host": "a", "hash": ""}) == {
-            "url": "ws://a/v1/realtime?holds=true",
+            "url": "ws://a/v1/realtime?holds=true&prosody=true",
             "protocols": ["realtime"],
         }
+        again = "async (page) => (await import('/connection.js')).address(page, {id: 'sess_1', last: 'event_2'}).url"
+        place = {"protocol": "http:", "host": "a", "hash": ""}
+        assert (
+            await page.evaluate(again, place)
+            == "ws://a/v1/realtime?holds=true&prosody=true&session_id=sess_1&after=event_2"
+        )
         explain = "async (close) => (await import('/connection.js')).explain(...close)"
         for close, words, again in [
             ([1013, "", "the server is at capacity", False, None], "capacity", True),

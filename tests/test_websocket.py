@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from agent.logs import fields_of
+from streaming.connection import Client
 from streaming.tls import self_signed
-from streaming.websocket import Client, RealtimeServer, ServerConfig
+from streaming.websocket import RealtimeServer, ServerConfig
 from tests.fakes import eventually
 
 
@@ -70,6 +72,34 @@ async def test_paths_that_upgrade(path: str) -> None:
     async with listening() as server, connect(url(server, path)) as websocket:
         await websocket.send("hello")
         assert await websocket.recv() == "str 5 local"
+
+
+async def test_room_is_asked_for_where_no_number_is_given() -> None:
+    """With max_sessions auto, who comes is let in as long as there is room, and the load shows how much there is."""
+    asked: list[int] = []
+
+    def room(sessions: int) -> int:
+        asked.append(sessions)
+        return 2 if sessions < 2 else 1
+
+    server = RealtimeServer(ServerConfig(port=0), echo, dict, room=room)
+    async with server, connect(url(server)) as first, connect(url(server)) as second, connect(url(server)) as third:
+        event, code = await last_words(third)
+        assert (event["error"]["code"], code) == ("server_at_capacity", 1013)
+        assert "(1 sessions)" in event["error"]["message"]
+        for websocket in (first, second):
+            await websocket.send("hello")
+            await websocket.recv()
+        _, _, body = await get(server, "/healthz")
+        assert (json.loads(body)["status"], json.loads(body)["capacity"]) == ("full", 1)
+    assert asked[:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "many", None])
+def test_a_number_of_sessions_or_auto(wrong: object) -> None:
+    """Anything else is named."""
+    with pytest.raises(ValidationError, match=r"max_sessions\n.*a number from 1 on, or auto"):
+        ServerConfig.model_validate({"max_sessions": wrong})
 
 
 async def test_other_paths_are_not_found() -> None:

@@ -1,14 +1,18 @@
-"""The model thread."""
+"""The model threads."""
 
 import asyncio
 import threading
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agent.bench.figures import QUESTION
 from agent.errors import StepError
-from agent.worker import Worker, warm_up
-from models.runtime import Mode
+from agent.worker import ModelConfig, Worker, warm_up
+from models.runtime import Engine, Mode, StepOut
+from streaming.sound_files import read_audio
 from tests.fakes import FRAME, FakeEngine
 
 FRAME_OF_SILENCE = np.zeros(FRAME, np.float32)
@@ -98,3 +102,52 @@ def test_models_that_do_not_run_are_one_sentence() -> None:
     """A model that fails in its first step stops the start."""
     with pytest.raises(StepError, match="the models do not run"):
         warm_up(FakeEngine(fail_at=1))
+
+
+async def test_sessions_run_side_by_side() -> None:
+    """With two threads two sessions are in the engine at the same moment, and both are counted."""
+    meeting = threading.Barrier(2)
+
+    class Meeting(FakeEngine):
+        def step(self, pcm: np.ndarray | None, state: object, mode: Mode) -> StepOut:
+            meeting.wait(timeout=10)
+            return super().step(pcm, state, mode)
+
+    told: list[str] = []
+    async with Worker(Meeting(), lambda kind, *_: told.append(kind), threads=2) as worker:
+        lanes = [await worker.open(), await worker.open()]
+        for _ in range(20):
+            await asyncio.gather(*(lane.step(FRAME_OF_SILENCE, Mode.IDLE) for lane in lanes))
+        assert (worker.calls, told.count("idle")) == (42, 40)
+
+
+@pytest.mark.shipped
+async def test_two_threads_compute_what_one_does(shipped_models: Path) -> None:
+    """Two sessions in the same graphs at the same time: every sample, word and probability as if each were alone."""
+    engine = Engine.load(shipped_models / "codec", shipped_models / "s2s")
+    question = read_audio(QUESTION)
+    frames = question[: len(question) // 1920 * 1920].reshape(-1, 1920)[-24:]
+
+    async def session(worker: Worker, gain: float) -> list[StepOut]:
+        lane = await worker.open()
+        heard = [await lane.step(frame * np.float32(gain), Mode.LISTEN) for frame in frames]
+        return heard + [await lane.step(None, Mode.SPEAK) for _ in range(16)]
+
+    async with Worker(engine) as one:
+        alone = [await session(one, gain) for gain in (1.0, 0.5)]
+    async with Worker(engine, threads=2) as two:
+        together = await asyncio.gather(*(session(two, gain) for gain in (1.0, 0.5)))
+    assert alone[0][-1].pcm is not None
+    for expected, found in zip(chain(*alone), chain(*together), strict=True):
+        assert (found.text, found.user_text, found.done) == (expected.text, expected.user_text, expected.done)
+        assert found.end_of_turn == expected.end_of_turn
+        np.testing.assert_array_equal(
+            np.zeros(0) if found.pcm is None else found.pcm, np.zeros(0) if expected.pcm is None else expected.pcm
+        )
+    assert any(not np.array_equal(a.pcm, b.pcm) for a, b in zip(*alone, strict=True) if a.pcm is not None)
+
+
+def test_how_many_threads() -> None:
+    """A number is a number; else there are two where there are two cores."""
+    assert ModelConfig(threads=3).count() == 3
+    assert ModelConfig().count() in (1, 2)

@@ -43,6 +43,8 @@ class Answer:
         pcm: Audio of that reply, float32 [N] at 24 kHz.
         decision_ms: From the true end of speech to the last decision that the user has finished, on the sample clock.
         first_audio_ms: From that decision to the first frame of reply audio, wall time.
+        calls_before_audio: Engine calls in that time.
+        calls: Engine calls in the whole turn; 0 where that is not known.
         cut_in: Whether the agent decided that the user had finished before the true end.
         interrupted: Replies that were begun and broken off within the turn.
         replies: Texts of all replies of the turn, those broken off as far as they got; empty where that is not known.
@@ -53,6 +55,8 @@ class Answer:
     pcm: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     decision_ms: float | None = None
     first_audio_ms: float | None = None
+    calls_before_audio: int | None = None
+    calls: int = 0
     cut_in: bool = False
     interrupted: int = 0
     replies: tuple[str, ...] = ()
@@ -114,6 +118,12 @@ def report(domain: Domain, exchanges: Sequence[Exchange]) -> dict[str, Any]:
             "end_of_speech_to_audible": percentiles([a.audible_ms for a in timely if a.audible_ms is not None]),
         },
     }
+    calls = {
+        "before_audio": percentiles([a.calls_before_audio for a in timely if a.calls_before_audio is not None]),
+        "turn": percentiles([a.calls for a in answers if a.calls]),
+    }
+    if calls["turn"]:
+        result["engine_calls"] = calls
     rows = [_row(exchange) for exchange in exchanges]
     _score_labelled(domain, exchanges, rows, result)
     _score_conversations(domain, exchanges, rows, result)

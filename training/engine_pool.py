@@ -154,6 +154,8 @@ async def _speak_turn(session: Rehearsal, pcm: np.ndarray) -> Answer:
         " ".join(turn.transcript.split()),
         turn.pcm,
         first_audio_ms=turn.first_audio_ms,
+        calls_before_audio=turn.calls_before_audio,
+        calls=turn.calls,
         interrupted=turn.interrupted,
         replies=tuple(turn.replies),
     )

@@ -130,6 +130,11 @@ class Caller:
         self._listening.cancel()
         await asyncio.gather(self._listening, return_exceptions=True)
 
+    @property
+    def seconds(self) -> float:
+        """Since the microphone began."""
+        return self._sent / SAMPLE_RATE_HZ
+
     async def say(self, pcm: np.ndarray) -> Heard:
         """Speaks one turn and listens until the whole answer has arrived, or none can be expected any more.
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ def loud_span(pcm: np.ndarray) -> tuple[int, int]:
     power = np.square(frames, dtype=np.float64).mean(axis=1)  # [F]
     loud = np.flatnonzero(power >= max(1e-8, power.max(initial=0.0) * 1e-3))
     return (int(loud[0]) * CHUNK, int(loud[-1] + 1) * CHUNK) if loud.size else (0, len(pcm))
+
+
+def show_progress(text: str) -> None:
+    """One line on a terminal that the next one replaces; nothing elsewhere."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 def provenance() -> dict[str, Any]:

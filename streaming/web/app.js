@@ -4,6 +4,7 @@ import { Audio, AudioProblem, INSECURE } from "./audio.js";
 import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { Meter } from "./meter.js";
+import { ProsodyButtons } from "./prosody.js";
 import { Settings, turnDetection } from "./settings.js";
 import { showOrder, showPlayback, showTurn } from "./side.js";
 import { Transcript } from "./transcript.js";
@@ -39,7 +40,9 @@ const conversation = new Conversation(connection, audio, transcript, {
   turn: (parts, how) => showTurn(find("turns"), parts, how),
   problem: (message) => notify(message),
   textRefused,
+  prosodyTold: (id) => prosody.settle(id),
 });
+const prosody = new ProsodyButtons(find("prosody"), (token, id) => conversation.inject(token, id));
 const settings = new Settings(find("settings"), changed);
 conversation.turnDetection = turnDetection(settings.values);
 audio.output = settings.values.output;
@@ -99,10 +102,10 @@ function playing(report) {
 
 function connected(state, message, seconds) {
   clearInterval(countdown);
-  if (state === "off" || state === "waiting" || state === "failed") conversation.ended();
+  if (state === "off" || state === "failed") conversation.ended();
   if (state === "open") {
     notify("");
-    transcript.divide("A new conversation: the agent starts afresh");
+    if (!connection.resumed) transcript.divide("A new conversation: the agent starts afresh");
     sendTyped();
   } else if (state === "waiting") {
     const until = performance.now() + 1000 * seconds;
@@ -172,6 +175,7 @@ function show() {
   hold.hidden = !talking || !push;
   hold.disabled = connection.state !== "open";
   hold.setAttribute("aria-pressed", conversation.holding !== null);
+  prosody.enable(connection.state === "open" && conversation.replying);
   for (const meter of Object.values(meters)) meter.run(talking || connection.state === "open");
 }
 

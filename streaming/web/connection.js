@@ -1,13 +1,21 @@
-// The WebSocket to the server that this page came from; it comes back by itself where that makes sense.
+// The WebSocket to the server that this page came from; it comes back by itself where that makes sense, to the same
+// session when the connection was lost.
 
 const FIRST_WAIT_S = 1;
 const LONGEST_WAIT_S = 15;
+const SOON_S = 0.2; // after a connection that was lost
+const DEAD_MS = 4_000; // so long the network takes nothing: it is gone, though nobody has said so
+const LOST = 4000; // close code: this side will be back
 const MAX_UNSENT = 96_000; // bytes: about 1.5 s of microphone audio
 
-/** The address of the session, and what is offered as subprotocols; the token is the page's `#token=...`. */
-export function address(page) {
+/**
+ * The address of the session, and what is offered as subprotocols; the token is the page's `#token=...`.
+ * `session` is one to come back to: {id, last}, of which `last` is the id of the last event that came.
+ */
+export function address(page, session = null) {
   const token = new URLSearchParams(page.hash.slice(1)).get("token");
-  const url = `${page.protocol === "https:" ? "wss" : "ws"}://${page.host}/v1/realtime?holds=true`;
+  const query = session ? `&session_id=${session.id}&after=${session.last}` : "";
+  const url = `${page.protocol === "https:" ? "wss" : "ws"}://${page.host}/v1/realtime?holds=true&prosody=true${query}`;
   return { url, protocols: token ? ["realtime", `openai-insecure-api-key.${token}`] : ["realtime"] };
 }
 
@@ -39,6 +47,9 @@ export class Connection {
     this.timer = 0;
     this.wait = FIRST_WAIT_S;
     this.state = "off";
+    this.session = null; // {id, last} of the session that there is, or that is waited for
+    this.resumed = false;
+    this.behindSince = null;
     addEventListener("online", () => this.state === "waiting" && this.open());
   }
 
@@ -47,7 +58,7 @@ export class Connection {
     if (this.socket) return;
     clearTimeout(this.timer);
     this.#become("connecting");
-    const { url, protocols } = address(location);
+    const { url, protocols } = address(location, this.session);
     const socket = new WebSocket(url, protocols);
     this.socket = socket;
     let opened = false;
@@ -55,8 +66,11 @@ export class Connection {
     socket.onmessage = ({ data }) => {
       const event = JSON.parse(data);
       said = event.type === "error" ? event.error.message : "";
+      if (this.session && opened) this.session.last = event.event_id;
       if (event.type !== "session.created") return this.on.event(event);
       opened = true;
+      this.resumed = Boolean(event.resumed);
+      this.session = { id: event.session.id, last: event.event_id };
       this.wait = FIRST_WAIT_S;
       this.state = "open";
       this.on.event(event); // before anyone hears that it is open
@@ -68,9 +82,21 @@ export class Connection {
       if (this.socket !== socket) return;
       this.socket = null;
       const { message, again } = explain(code, reason, said, opened, health);
-      if (again) this.#later(message);
-      else this.#become("failed", message);
+      if (opened && code === 1006) this.wait = SOON_S;
+      if (again) return this.#later(message);
+      this.session = null;
+      this.#become("failed", message);
     };
+  }
+
+  /** The network takes nothing any more: give this connection up, and come back on another. */
+  #lose() {
+    const { socket } = this;
+    this.socket = null;
+    this.behindSince = null;
+    socket.close(LOST);
+    this.wait = SOON_S;
+    this.#later("The connection was lost.");
   }
 
   /** Leave; nothing is tried again. */
@@ -78,6 +104,7 @@ export class Connection {
     clearTimeout(this.timer);
     const { socket } = this;
     this.socket = null;
+    this.session = null;
     socket?.close(1000);
     this.#become("off");
   }
@@ -96,6 +123,9 @@ export class Connection {
 
   /** Send microphone audio (ArrayBuffer), unless the network is behind; returns whether it went. */
   sendAudio(pcm) {
+    if (this.state !== "open") return false;
+    if (!this.behind) this.behindSince = null;
+    else if (performance.now() - (this.behindSince ??= performance.now()) > DEAD_MS) this.#lose();
     if (this.state !== "open" || this.behind) return false;
     const audio = btoa(String.fromCharCode(...new Uint8Array(pcm)));
     return this.send({ type: "input_audio_buffer.append", audio });

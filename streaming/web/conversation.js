@@ -19,6 +19,7 @@ const HARMLESS = new Set(["response_cancel_not_active", "item_not_found"]); // w
  * @param on.turn (parts, how) how long a turn took
  * @param on.problem (message) the server objected
  * @param on.textRefused (message, text) it does not take what was typed
+ * @param on.prosodyTold (id) a prosody token that was asked for has entered, or cannot; returns whether it is known
  */
 export class Conversation {
   constructor(connection, audio, transcript, on) {
@@ -50,6 +51,16 @@ export class Conversation {
     if (this.heardUser || this.holding) return "hearing";
     if (this.playing) return "speaking";
     return this.expecting || this.response ? "thinking" : "listening";
+  }
+
+  /** Whether a reply is being made, so that its delivery can be changed. */
+  get replying() {
+    return this.response !== null;
+  }
+
+  /** Put a prosody token into the reply; `id` comes back in `on.prosodyTold`. */
+  inject(token, id) {
+    this.connection.send({ type: "repartee.prosody.inject", event_id: id, tokens: [token] });
   }
 
   /** The connection has ended, and with it what the agent knew. */
@@ -148,9 +159,10 @@ export class Conversation {
   /** Take one server event. */
   take(event) {
     const { type, item_id: item } = event;
-    if (type === "session.created") this.#begin(event.session);
+    if (type === "session.created") event.resumed ? this.#goOn(event.resumed) : this.#begin(event.session);
     else if (type === "error") this.#objected(event.error);
     else if (type.startsWith("input_audio_buffer.")) this.#heard(type.split(".")[1], event);
+    else if (type === "repartee.prosody.entered") this.on.prosodyTold(event.request_event_id);
     else if (type === "repartee.reply.held") this.audio.hold();
     else if (type === "repartee.reply.resumed") this.audio.resume();
     else if (type.startsWith("response.")) this.#replied(type.slice("response.".length), event);
@@ -162,14 +174,24 @@ export class Conversation {
     this.on.activity();
   }
 
+  /** The connection was lost, and here is the session again; with what was missed, if that is `complete`. */
+  #goOn({ complete }) {
+    this.holding = null;
+    if (complete) return;
+    if (this.heardUser) this.transcript.drop(this.heardUser);
+    this.heardUser = this.response = null;
+    this.expecting = false;
+  }
+
   #begin(session) {
-    this.#reset();
+    this.ended();
     this.tools = session.tools ?? [];
     this.on.order(this.order.state, this.tools);
     this.#configure();
   }
 
   #objected({ code, message, event_id: id }) {
+    if (id && this.on.prosodyTold(id)) return; // the reply was over
     if (this.typed && id === this.typed.id) {
       const { text } = this.typed;
       this.typed = null;
@@ -279,6 +301,7 @@ export class Conversation {
   }
 
   #truncate({ id, played }) {
+    if (!this.received.has(id)) return; // of a session that is over
     const heardMs = Math.floor(Math.max(0, played / SAMPLES_PER_MS - this.audio.outputDelayMs));
     this.received.delete(id);
     this.marks.delete(id);
