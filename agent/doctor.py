@@ -33,10 +33,13 @@ PACKAGES = {
     "pydantic": "pydantic",
     "PyYAML": "yaml",
     "prometheus-client": "prometheus_client",
+    "livekit": "livekit.rtc",
 }
 """What the daemon needs: the distribution, and the module that has to import."""
 
 _TIMED_STEPS = 100  # of each kind, on each thread
+_LISTEN_S = 1.0
+_SILENT_DB = -90.0  # against full scale: less than the noise of any microphone
 _LITTLE_MB, _TOO_LITTLE_MB = 600, 300
 
 
@@ -231,8 +234,8 @@ def port(host: str, number: int) -> Finding:
 
 
 def audio_devices(config: "AgentConfig") -> Finding:
-    """Whether the microphone and the speaker open."""
-    from streaming.audio_io import describe_devices, open_default
+    """Whether the microphone and the speaker open, and how loud the microphone is: speak while it listens."""
+    from streaming.audio_io import describe_devices, measure_level, open_default
     from streaming.errors import AudioUnavailable
 
     advice = "name others in audio.microphone and audio.speaker, or leave them out with --no-audio"
@@ -240,7 +243,11 @@ def audio_devices(config: "AgentConfig") -> Finding:
     try:
         known = describe_devices()
         with open_default(config.audio) as devices:
-            return Finding("OK", "audio devices", devices.description)
+            level_db = measure_level(devices, _LISTEN_S)
+            found = f"{devices.description}; the microphone's level is {level_db:.0f} dB"
+            if level_db < _SILENT_DB:
+                return Finding("WARN", "audio devices", found, "it hears nothing at all: is it muted?")
+            return Finding("OK", "audio devices", found)
     except AudioUnavailable as exc:
         listed = f" There are: {'; '.join(known)}." if known else ""
         return Finding("WARN", "audio devices", f"{exc}{listed}", advice)

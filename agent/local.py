@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -14,14 +16,16 @@ from agent.conversation import Conversation
 from agent.errors import InputError
 from agent.metrics import SessionMetrics
 from agent.reply import ReplyConfig
-from agent.telegraph import LOCAL, Telegraph
+from agent.telegraph import LOCAL
 from agent.transcripts import Transcripts
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.errors import ModelError
 from models.runtime import Engine, Mode
 from streaming import realtime_events as events
-from streaming.audio_io import AudioConfig, event_for_threads, move_audio, open_default
+from streaming.audio_io import AudioConfig, AudioIO, event_for_threads, move_audio, open_default
+from streaming.errors import AudioUnavailable
+from streaming.hot_plug import open_again
 from streaming.playout import Playout, PlayoutConfig
 from streaming.vad import SpeechStarted, Vad, VadConfig
 
@@ -35,8 +39,18 @@ class LocalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    listen_while_speaking: bool = False
-    """Let the user interrupt. Only with headphones: else the agent hears itself, unless the echo is cancelled."""
+    listen_while_speaking: bool | None = None
+    """Whether the user can interrupt. None: if the echo is cancelled; true without that only with headphones: the agent
+    would hear itself."""
+
+
+class Watcher(Protocol):
+    """Who is told of the conversation: the telegraph, for one."""
+
+    def joined(
+        self, name: str, conversation: Conversation, hush: Callable[[], None] | None = None
+    ) -> AbstractContextManager[None]:
+        """Watch it as long as this lasts; ``hush`` stops the sound of what was said already."""
 
 
 # --- microphone and speaker -------------------------------------------------------------------------------------------
@@ -51,36 +65,61 @@ async def talk(
     local: LocalConfig,
     actions: Actions | None = None,
     metrics: SessionMetrics | None = None,
-    telegraph: Telegraph | None = None,
+    telegraph: Watcher | None = None,
 ) -> None:
     """Talk through the local devices until cancelled, and count it in ``metrics``.
 
+    A device that goes away takes the reply with it, not the conversation: that goes on when the device is back.
+
     Raises:
-        AudioUnavailable: there is no usable device, or it went away.
+        AudioUnavailable: there is no usable device to begin with, or the sound system does not answer any more.
         StepError: the engine failed.
     """
     wake, wake_up = event_for_threads()
-    with open_default(audio, wake_up) as devices:
-        logger.info("talking through %s", devices.description)
-        speaker = _Speaker(Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS)))
-        replies = replies.model_copy(update={"max_lead_ms": min(replies.max_lead_ms or _LEAD_MS, _LEAD_MS)})
-        lane = await worker.open()
+    with contextlib.ExitStack() as opened:
+        devices = opened.enter_context(open_default(audio, wake_up))
+        speaker = Speaker()
         conversation = Conversation(
-            lane, speaker.take, vad, turns, replies, actions=actions, listener_stops=True, metrics=metrics
-        )
+            await worker.open(), speaker.take, vad, turns, local_replies(replies),
+            actions=actions, listener_stops=True, metrics=metrics,
+        )  # fmt: skip
         joined = telegraph.joined(LOCAL, conversation, speaker.hush) if telegraph else contextlib.nullcontext()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(conversation.run(), name="think")
-            listening = local.listen_while_speaking or audio.echo_cancellation
             with joined:
-                await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
+                while True:
+                    await _carry(devices, speaker, conversation, wake, local)
+                    await asyncio.to_thread(opened.close)
+                    devices = opened.enter_context(await open_again(audio, wake_up))
 
 
-class _Speaker:
+async def _carry(
+    devices: AudioIO, speaker: "Speaker", conversation: Conversation, wake: asyncio.Event, local: LocalConfig
+) -> None:
+    """Carry audio between the devices and the conversation until one of them is lost."""
+    logger.info("talking through %s", devices.description)
+    listening = local.listen_while_speaking
+    if listening is None:
+        listening = devices.listens_while_speaking
+    try:
+        await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
+    except AudioUnavailable as exc:
+        logger.warning("%s The conversation waits for it to come back.", exc)
+    speaker.hush()
+    if not conversation.interrupt():
+        conversation.hush()
+
+
+def local_replies(replies: ReplyConfig) -> ReplyConfig:
+    """The same, with a lead that the local playout has room for."""
+    return replies.model_copy(update={"max_lead_ms": min(replies.max_lead_ms or _LEAD_MS, _LEAD_MS)})
+
+
+class Speaker:
     """Turns conversation events into playout."""
 
-    def __init__(self, playout: Playout) -> None:
-        self.playout = playout
+    def __init__(self) -> None:
+        self.playout = Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS))
         self.dropped_frames = 0
         self._transcripts = Transcripts()
         self._generation = 0
@@ -91,6 +130,7 @@ class _Speaker:
         self.playout.cancel(self._generation)
 
     def take(self, event: events.Event) -> None:
+        """Do what an event of the conversation means for the speaker."""
         self._transcripts.take(event)
         match event:
             case events.UserStarted():  # also when the reply is complete and its last second still plays

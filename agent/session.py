@@ -22,6 +22,7 @@ from agent.limits import Allowance, SessionLimits
 from agent.link import Door, Link
 from agent.logs import SessionLogger
 from agent.metrics import SessionMetrics
+from agent.noise import NoiseReduction
 from agent.outgoing import Outgoing
 from agent.protocols import protocol_for
 from agent.reply import ReplyConfig
@@ -102,6 +103,7 @@ class Session:
         self.away_since: float | None = None
         """When the connection was lost; None while there is one."""
         self._conversation: Conversation | None = None
+        self._noise = NoiseReduction()
         self._messages = Allowance(limits.messages_per_s, limits.messages_burst, clock())
         self._audio = Allowance(limits.audio_speed, limits.audio_burst_s, clock())
         self._active_at = clock()  # something came from the client, or there was something to say
@@ -201,7 +203,7 @@ class Session:
         self._protocol.open()
         self._flush()
         if self._preset and isinstance(self._protocol, RealtimeProtocol):
-            await self.conversation.do(events.ConfigureSession(self._protocol.config))
+            await self._do(events.ConfigureSession(self._protocol.config))
         while True:
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -246,7 +248,7 @@ class Session:
                     self._check_audio(len(command.pcm) / SAMPLE_RATE_HZ)
                 if self.tap is not None:
                     self.tap(command)
-                await self.conversation.do(command)
+                await self._do(command)
             self._active_at = self._clock()
             if self._protocol.closed:
                 await self._outgoing.drained()
@@ -270,6 +272,10 @@ class Session:
             raise ended
 
     # --- limits -------------------------------------------------------------------------------------------------------
+
+    async def _do(self, command: events.Command) -> None:
+        for cleaned in self._noise.take(command):
+            await self.conversation.do(cleaned)
 
     def _check_audio(self, seconds: float) -> None:
         if not self._audio.take(seconds, self._clock()):

@@ -1,6 +1,7 @@
 """A local causal language model that completes a chat, for text-in; `transformers`, nothing is downloaded."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,7 +26,7 @@ class LocalWriter:
 
     def __call__(self, chat: list[dict[str, str]]) -> str:
         """The next message of ``chat``, messages with ``role`` and ``content``."""
-        tokenizer = self._tokenizer
+        tokenizer: Any = self._tokenizer
         if tokenizer.chat_template:
             ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         else:

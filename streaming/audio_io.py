@@ -7,12 +7,15 @@ noticing a lost device) happens where `AudioIO.read`, `feed` and `poll` are call
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 import numpy as np
 
+from streaming import echo
 from streaming.device_stream import (
     CHANNEL_FIELD,
     AudioConfig,
@@ -22,7 +25,6 @@ from streaming.device_stream import (
     load_backend,
     reason,
 )
-from streaming.echo import EchoCanceller
 from streaming.errors import AudioUnavailable
 from streaming.frames import SAMPLE_RATE_HZ, FloatArray, ms_to_samples
 from streaming.playout import Playout
@@ -35,9 +37,12 @@ __all__ = [
     "DeviceLost",
     "describe_devices",
     "event_for_threads",
+    "measure_level",
     "move_audio",
     "open_default",
 ]
+
+_log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
 _ECHO_TAIL_S = 0.3  # the room and the devices still sound after the last sample was handed over
@@ -65,6 +70,15 @@ def describe_devices(backend: Any = None) -> list[str]:
     return lines
 
 
+def _canceller(config: AudioConfig) -> echo.EchoCanceller | None:
+    if not config.echo_cancellation:
+        return None
+    if not echo.available():
+        _log.warning("without the package livekit no echo is cancelled: the microphone waits while the agent speaks")
+        return None
+    return echo.EchoCanceller(config.noise_suppression)
+
+
 class AudioIO:
     """An open microphone and speaker, 24 kHz mono whatever the devices run at. Also a context manager."""
 
@@ -80,7 +94,7 @@ class AudioIO:
         Raises:
             AudioUnavailable: A device is missing, busy or refuses every format.
         """
-        self._echo = EchoCanceller(config.noise_suppression) if config.echo_cancellation else None
+        self.echo = _canceller(config)
         self._mic = DeviceStream(backend, "microphone", config, wake)
         try:
             self._speaker = DeviceStream(backend, "speaker", config, wake)
@@ -139,9 +153,15 @@ class AudioIO:
         }
 
     @property
+    def listens_while_speaking(self) -> bool:
+        """Whether the user can be heard while the speaker plays: the echo is taken out."""
+        return self.echo is not None
+
+    @property
     def description(self) -> str:
-        """One line for the log: both devices and the rates they run at."""
-        return f"{self._mic.name} at {self._mic.rate_hz} Hz, {self._speaker.name} at {self._speaker.rate_hz} Hz"
+        """One line for the log: both devices, the rates they run at, and what becomes of the echo."""
+        devices = f"{self._mic.name} at {self._mic.rate_hz} Hz, {self._speaker.name} at {self._speaker.rate_hz} Hz"
+        return devices if self.echo is None else f"{devices}, echo cancelled"
 
     def read(self) -> Chunk | None:
         """Return the microphone audio that arrived, float32 at 24 kHz, or None.
@@ -155,8 +175,8 @@ class AudioIO:
             self._origin = round(chunk.start * SAMPLE_RATE_HZ / self._mic.rate_hz)
             self._position = self._origin
             self._from_mic.reset()
-            if self._echo is not None:
-                self._echo.reset()
+            if self.echo is not None:
+                self.echo.reset()
         self._mic_next = chunk.start + len(chunk.pcm)
         pcm = self._without_echo(self._from_mic.push(chunk.pcm))
         if not len(pcm):
@@ -166,11 +186,11 @@ class AudioIO:
         return Chunk(pcm, start)
 
     def _without_echo(self, pcm: FloatArray) -> FloatArray:
-        if self._echo is None or self._speaker.rendered is None:
+        if self.echo is None or self._speaker.rendered is None:
             return pcm
         while (rendered := self._speaker.rendered.read()) is not None:
-            self._echo.play(self._rendered.push(rendered.pcm))
-        return self._echo.clean(pcm)
+            self.echo.play(self._rendered.push(rendered.pcm))
+        return self.echo.clean(pcm)
 
     def feed(self, playout: Playout) -> None:
         """Move audio from `playout` until the speaker is `speaker_lead_ms` ahead.
@@ -222,6 +242,18 @@ def open_default(
         audio.close()
         raise
     return audio
+
+
+def measure_level(devices: AudioIO, seconds: float) -> float:
+    """Listen for so long, blocking; the level of the loudest 10 ms in dB against full scale, -120 for nothing."""
+    until, loudest = time.monotonic() + seconds, 1e-12
+    while time.monotonic() < until:
+        time.sleep(0.01)
+        while (chunk := devices.read()) is not None:
+            block = ms_to_samples(10)
+            for start in range(0, len(chunk.pcm), block):
+                loudest = max(loudest, float(np.square(chunk.pcm[start : start + block]).mean()))
+    return 10.0 * math.log10(loudest)
 
 
 def event_for_threads() -> tuple[asyncio.Event, Callable[[], None]]:

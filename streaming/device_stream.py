@@ -37,7 +37,7 @@ class AudioConfig(BaseModel):
     """Device index or part of its name; None is the system's default."""
     block_ms: int = Field(10, ge=5, le=100)
     """Audio a callback handles at once."""
-    echo_cancellation: bool = False
+    echo_cancellation: bool = True
     """Take the agent's own voice out of the microphone, so that the user can interrupt without headphones."""
     noise_suppression: bool = False
     """With echo cancellation: take steady noise out of the microphone as well."""
@@ -178,6 +178,8 @@ def choose_format(backend: Any, direction: Direction, device: int | str | None) 
         info = backend.query_devices(device, kind)
     except (backend.PortAudioError, ValueError) as exc:
         named = "" if device is None else f" called {device!r}"
+        if "Multiple" in str(exc):  # its sentence lists them
+            raise AudioUnavailable(f"More than one {direction} is{named}: {reason(exc)}.") from exc
         raise AudioUnavailable(f"No {direction}{named} was found.") from exc
     check = backend.check_input_settings if direction == "microphone" else backend.check_output_settings
     own_rate_hz = round(info["default_samplerate"])

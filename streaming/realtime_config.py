@@ -4,7 +4,7 @@
   code that says so (``unsupported_value``), never silently ignored - except texts that a speech model without
   instructions cannot follow (``instructions``, ``voice``), which are kept and echoed because every client library
   sends them. ``tools`` are likewise kept: those with the name of one of the domain's actions are called.
-* ``noise_reduction`` may be asked for, and stays null: the model hears what was sent.
+* ``noise_reduction`` is of one kind and strength, whichever is asked for; it stays null where it cannot be done.
 * The effective configuration is always complete: :meth:`SessionConfig.as_json` is what session.created carries.
 """
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from streaming.echo import available
 from streaming.realtime_audio import AudioFormat, PcmFormat
 
 Json = dict[str, Any]
@@ -83,8 +84,9 @@ class AudioInput(_Strict):
 
     @field_validator("noise_reduction")
     @classmethod
-    def _none_is_done(cls, asked: NoiseReduction | None) -> None:
+    def _as_it_is_done(cls, asked: NoiseReduction | None) -> NoiseReduction | None:
         """A well-formed wish is no error, and the effective setting is the truth."""
+        return NoiseReduction(type=asked.type) if asked is not None and available() else None
 
 
 class AudioOutput(_Strict):

@@ -294,6 +294,7 @@ class FakeDevices:
 
     description = "nothing at all"
     unplayed_samples = 0
+    listens_while_speaking = False
 
     def __init__(self) -> None:
         self.played: list[np.ndarray] = []

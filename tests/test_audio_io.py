@@ -102,7 +102,7 @@ class FakeBackend:
 
 
 def opened(backend: FakeBackend, wake: Callable[[], None] = lambda: None, **config: Any) -> AudioIO:
-    return open_default(AudioConfig(**config), wake, backend)
+    return open_default(AudioConfig(**{"echo_cancellation": False, **config}), wake, backend)
 
 
 def column(pcm: np.ndarray, channels: int = 1) -> np.ndarray:
@@ -279,6 +279,31 @@ def test_a_stream_that_does_not_close_is_abandoned(
     assert caplog.messages == ["the microphone (Fake) does not close and is abandoned"]
 
 
+def test_without_the_package_the_microphone_waits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Echo cancellation is asked for by default; where it cannot be had, one line says so, and nothing is cancelled."""
+    assert open_default(AudioConfig(), backend=FakeBackend()).listens_while_speaking
+    monkeypatch.setattr("streaming.echo.available", lambda: False)
+    audio = open_default(AudioConfig(), backend=FakeBackend())
+    assert not audio.listens_while_speaking
+    assert caplog.messages == [
+        "without the package livekit no echo is cancelled: the microphone waits while the agent speaks"
+    ]
+
+
+def test_several_devices_of_a_name_are_listed() -> None:
+    """A name that fits more than one is no missing device."""
+    backend = FakeBackend()
+
+    def query(device: Any = None, kind: str | None = None) -> Any:
+        raise ValueError("Multiple input devices found for 'USB':\n[1] USB one\n[2] USB two")
+
+    backend.query_devices = query  # type: ignore[method-assign]
+    with pytest.raises(AudioUnavailable, match=r"(?s)^More than one microphone is called 'USB'.*USB one.*USB two"):
+        opened(backend, microphone="USB")
+
+
 def test_xruns_are_counted() -> None:
     """What the driver reports ends up in the counters."""
     backend = FakeBackend()
@@ -365,13 +390,13 @@ def test_config_is_strict() -> None:
 CLIENT = """
 import json, sys, threading, time
 import numpy as np
-from streaming.audio_io import describe_devices, open_default
+from streaming.audio_io import AudioConfig, describe_devices, open_default
 from streaming.playout import Playout
 
 block = threading.Event()
 playout = Playout()
 heard, events = [], []
-with open_default(wake=block.set) as audio:
+with open_default(AudioConfig(echo_cancellation=False), block.set) as audio:
     end = None
     tone = (0.5 * np.sin(2 * np.pi * 500 * np.arange(24000) / 24000)).astype(np.float32)
     while (end is None or time.monotonic() < end) and not events:

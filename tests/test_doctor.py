@@ -5,6 +5,7 @@ import socket
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import run_agent
@@ -122,13 +123,32 @@ def test_reach(tmp_path: Path) -> None:
 
 def test_audio_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices that open are named with their rates; a name that fits none is told with those there are."""
-    monkeypatch.setattr("streaming.audio_io.load_backend", lambda: FakeBackend(rates=(48_000,)))
+    backend = FakeBackend(rates=(48_000,))
+    monkeypatch.setattr("streaming.audio_io.load_backend", lambda: backend)
     finding = audio_devices(load_config(None))
-    assert (finding.status, finding.found) == ("OK", "Fake at 48000 Hz, Fake at 48000 Hz")
+    assert finding.status == "WARN"
+    assert finding.found == "Fake at 48000 Hz, Fake at 48000 Hz, echo cancelled; the microphone's level is -120 dB"
+    assert "muted" in finding.advice
     finding = audio_devices(load_config(None, ["audio.microphone=USB"]))
     assert finding.status == "WARN"
     assert "No microphone called 'USB'" in finding.found
     assert "0: Fake, 1 in, 1 out, 48000 Hz" in finding.found
+
+
+def test_the_microphones_level_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the doctor listens, the loudest moment counts: half of full scale is -6 dB."""
+    backend = FakeBackend()
+    monkeypatch.setattr("streaming.audio_io.load_backend", lambda: backend)
+    heard = iter([0.001, 0.5, 0.001])
+
+    def sleep(seconds: float) -> None:
+        if (level := next(heard, None)) is not None:
+            backend.mic.run(np.tile(np.array([level, -level], np.float32), 120)[:, None])
+
+    monkeypatch.setattr("streaming.audio_io.time.sleep", sleep)
+    finding = audio_devices(load_config(None, ["audio.echo_cancellation=false"]))
+    assert finding.status == "OK"
+    assert finding.found.endswith("the microphone's level is -6 dB")
 
 
 def test_the_table() -> None:

@@ -81,7 +81,8 @@ async def test_what_cannot_be_injected_is_refused() -> None:
         assert (error["message"], error["event_id"]) == ("no reply is being spoken", "early")
         ask(client)
         await client.wait_for("response.output_audio.delta")
-        for number, tokens in enumerate((["<loud>"], [5_000_007], []), start=2):
+        unknown: list[list[str | int]] = [["<loud>"], [5_000_007], []]
+        for number, tokens in enumerate(unknown, start=2):
             client.say("repartee.prosody.inject", tokens=tokens)
             error = (await client.wait_for("error", number))["error"]
             assert error["param"] == "tokens"

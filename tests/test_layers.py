@@ -27,6 +27,7 @@ ALSO_ALLOWED = {
     ("training/endpoints.py", "streaming"),
     ("training/interruptions.py", "agent"),
     ("training/compare_voices.py", "agent"),
+    ("training/evaluate_prosody.py", "agent"),
     ("training/realtime_client.py", "agent"),
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "manager", "helpers", "helper", "misc"}

@@ -16,7 +16,6 @@ from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.runtime import Mode
 from streaming.audio_io import AudioConfig, DeviceLost
-from streaming.errors import AudioUnavailable
 from streaming.vad import VadConfig
 from tests.fakes import FakeDevices, FakeEngine, eventually, silence, speech, spoken_turn
 
@@ -110,13 +109,37 @@ async def test_the_agent_does_not_hear_itself(
     assert (after > before) == allowed
 
 
-async def test_a_lost_device_is_one_sentence(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Unplugging ends local talking with the reason."""
+async def test_a_lost_device_takes_the_reply_but_not_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loss is one sentence; the reply ends, and when the device is back the same session answers again."""
     caplog.set_level(logging.INFO)
-    async with talking(FakeEngine(), monkeypatch) as (devices, task):
+    returned, back = FakeDevices(), asyncio.Event()
+
+    async def open_again(config: AudioConfig, wake: Callable[[], None]) -> FakeDevices:
+        await back.wait()
+        returned.wake = wake
+        return returned
+
+    monkeypatch.setattr("agent.local.open_again", open_again)
+    engine = FakeEngine(reply_frames=100)
+    async with talking(engine, monkeypatch) as (devices, task):
         await eventually(lambda: "talking through" in caplog.text)
-        devices.lost = DeviceLost("microphone", "The microphone was disconnected.")
+        devices.record(spoken_turn())
+
+        def speaking(devices: FakeDevices) -> bool:
+            devices.wake()
+            return bool(devices.played)
+
+        await eventually(lambda: speaking(devices))
+        devices.lost = DeviceLost("speaker", "The speaker (Fake) was disconnected.")
         devices.wake()
-        with pytest.raises(BaseExceptionGroup) as caught:
-            await task
-    assert caught.group_contains(AudioUnavailable, match="was disconnected")
+        await eventually(lambda: "waits for it to come back" in caplog.text)
+        assert "The speaker (Fake) was disconnected." in caplog.text
+        await eventually(lambda: engine.states[0].truncations != [])
+        back.set()
+        await eventually(lambda: caplog.text.count("talking through") == 2)
+        returned.record(spoken_turn())
+        await eventually(lambda: speaking(returned))
+        assert not task.done()
+    assert len(engine.states) == 1

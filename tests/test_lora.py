@@ -43,7 +43,7 @@ def _disturb(model: nn.Module) -> None:
 @pytest.mark.parametrize("backbone", [None, GPT2], ids=["llama", "gpt2"])
 def test_merging_computes_the_same(backbone: dict | None) -> None:
     """A new adapter changes nothing; a trained one does, and merged into the weights it gives the same logits."""
-    model = new_s2s(**({"backbone": backbone} if backbone else {}))
+    model = new_s2s(backbone=backbone) if backbone else new_s2s()
     frames = random_frames(model, 2, 12)
     with torch.no_grad():
         before = model(frames)

@@ -376,16 +376,30 @@ def test_kinds_of_turn_detection(updates: list[Json], expected: Json) -> None:
 
 
 def test_formats_replace_each_other() -> None:
-    """G.711 has no rate of its own, and PCM has its one again; a wish for less noise is heard, and null the truth."""
+    """G.711 has no rate of its own, and PCM has its one again."""
     made = protocol()
     for asked in ({"type": "audio/pcmu"}, {"type": "audio/pcm"}):
-        audio = {"input": {"format": asked, "noise_reduction": {"type": "near_field"}}, "output": {"format": asked}}
+        audio = {"input": {"format": asked}, "output": {"format": asked}}
         (answer,) = say(made, type="session.update", session={"audio": audio})[1]
         assert answer["type"] == "session.updated", answer
         told = answer["session"]["audio"]
         rate = {} if asked["type"] == "audio/pcmu" else {"rate": 24000}
         assert told["input"]["format"] == told["output"]["format"] == asked | rate
-        assert told["input"]["noise_reduction"] is None
+
+
+def test_noise_reduction_is_told_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind asked for, without a strength; null where it cannot be done, and when it is taken back."""
+    made = protocol()
+    for asked, told in (
+        ({"type": "far_field", "strength": 0.5}, {"type": "far_field", "strength": None}),
+        (None, None),
+    ):
+        (answer,) = say(made, type="session.update", session={"audio": {"input": {"noise_reduction": asked}}})[1]
+        assert answer["session"]["audio"]["input"]["noise_reduction"] == told
+    monkeypatch.setattr("streaming.realtime_config.available", lambda: False)
+    audio = {"input": {"noise_reduction": {"type": "near_field"}}}
+    (answer,) = say(made, type="session.update", session={"audio": audio})[1]
+    assert answer["session"]["audio"]["input"]["noise_reduction"] is None
 
 
 def test_an_item_finds_its_place() -> None:

@@ -349,7 +349,7 @@ async def test_a_dead_peer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_the_token_is_needed_again() -> None:
     """Without it there is no connection at all; with a secret of somebody else there is another session."""
     token = "a-long-enough-token"
-    bearer = {"additional_headers": {"Authorization": f"Bearer {token}"}}
+    bearer: dict[str, Any] = {"additional_headers": {"Authorization": f"Bearer {token}"}}
     async with running_daemon(FakeEngine(), *SETTINGS, token=token) as daemon:
         first, created = await dialled(daemon, **bearer)
         break_off(first)

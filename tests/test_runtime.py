@@ -22,6 +22,7 @@ from tests.tiny import CODEC, WINDOW, new_s2s, speech_like, tokenizer
 from training import s2s_data
 from training.encode_dataset import EncodedTurn
 from training.export import export_s2s
+from training.s2s_batches import collate
 from training.train_s2s import load_s2s
 
 FRAME = 1920
@@ -313,7 +314,7 @@ def test_engine_feeds_itself_what_training_fed(
     monkeypatch.setattr(s2s_data, "speak_steps", lambda *_: next(replay))
     model = load_s2s(tiny_models / "models" / "s2s").eval()
     turn = EncodedTurn(parts[0]["user"], (0.0, 5.0), [], "", np.zeros((3, 3), np.uint16), [], "")
-    batch = s2s_data.collate([s2s_data.build_sequence([turn, turn], model.config, np.random.default_rng(0))])
+    batch = collate([s2s_data.build_sequence([turn, turn], model.config, np.random.default_rng(0))])
     with torch.no_grad():
         out = model(batch.frame)
     np.testing.assert_allclose(state.step.outputs["text_logits"][0, 0], out.text[0, -1].numpy(), atol=2e-3, rtol=1e-3)
@@ -375,7 +376,7 @@ def test_a_note_is_what_training_fed(noting: Engine, noting_models: Path, monkey
     monkeypatch.setattr(s2s_data, "speak_steps", lambda *_: next(replay))
     model = load_s2s(noting_models / "s2s").eval()
     turn = EncodedTurn(parts[0]["user"], (0.0, 5.0), [], "", np.zeros((3, 3), np.uint16), [], "", note)
-    batch = s2s_data.collate([s2s_data.build_sequence([turn, turn], model.config, np.random.default_rng(0))])
+    batch = collate([s2s_data.build_sequence([turn, turn], model.config, np.random.default_rng(0))])
     with torch.no_grad():
         out = model(batch.frame)
     last = 5 + 6 + 4 + 3 - 1
@@ -560,14 +561,14 @@ def test_text_is_said_word_for_word(engine: Engine) -> None:
 def test_tokens_of_a_script_stand_where_training_put_them(engine: Engine) -> None:
     """However they were written: each right before its word, except a pause, which may have silence behind it."""
     state = engine.new_state()
-    engine.read("A large<pause_short> <emph>latte with soy<pitch_falling> milk", state, say=True)
+    engine.read("a large<pause_short> <emph>latte with soy<pitch_falling> milk", state, say=True)
     said: list[int] = []
     for _ in range(120):
         out = engine.step(None, state, Mode.SPEAK)
         said.append(int(state.step.inputs["text"][0, 0]))
         if out.done:
             break
-    tokens = tokenizer().encode("a large <pause_short><emph>latte with <pitch_falling>soy milk")
+    tokens = tokenizer().encode("A large <pause_short><emph>latte with <pitch_falling>soy milk")
     assert [token for token in said if token != PAD] == [*tokens, EOS]
     for mark, word in (("<emph>", "latte"), ("<pitch_falling>", "soy")):
         assert said.index(*tokenizer().encode(word)) == said.index(*tokenizer().encode(mark)) + 1

@@ -193,7 +193,7 @@ def test_figures_are_said_as_words(engine: Engine) -> None:
         engine.step(None, state, Mode.SPEAK)
         heard.append(state.step.outputs["agent_logits"].copy())
     assert said[0] == said[1]
-    np.testing.assert_array_equal(*heard)
+    np.testing.assert_array_equal(heard[0], heard[1])
 
 
 def test_prosody_of_the_user_is_left_out(engine: Engine) -> None:
@@ -204,4 +204,4 @@ def test_prosody_of_the_user_is_left_out(engine: Engine) -> None:
         engine.read(text, state, say=False)
         engine.step(None, state, Mode.SPEAK)
         heard.append(state.step.outputs["agent_logits"].copy())
-    np.testing.assert_array_equal(*heard)
+    np.testing.assert_array_equal(heard[0], heard[1])

@@ -655,10 +655,10 @@ async def test_what_a_close_means(tmp_path: Path) -> None:
             "url": "ws://a/v1/realtime?holds=true&prosody=true",
             "protocols": ["realtime"],
         }
-        again = "async (page) => (await import('/connection.js')).address(page, {id: 'sess_1', last: 'event_2'}).url"
+        resumed = "async (page) => (await import('/connection.js')).address(page, {id: 'sess_1', last: 'event_2'}).url"
         place = {"protocol": "http:", "host": "a", "hash": ""}
         assert (
-            await page.evaluate(again, place)
+            await page.evaluate(resumed, place)
             == "ws://a/v1/realtime?holds=true&prosody=true&session_id=sess_1&after=event_2"
         )
         explain = "async (close) => (await import('/connection.js')).explain(...close)"

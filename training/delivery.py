@@ -17,7 +17,7 @@ GLIDE_ST, GLIDE_S = 6.0, 0.35  # over the last voiced sound of a phrase
 GLIDE_FROM_HZ = (170.0, 270.0)  # least of a fall, most of a rise: both ends stay inside the voice
 PAUSE_S = dict(zip(PAUSES, (0.30, 0.75), strict=True))
 LEAST_INSERTED = 0.8  # of a pause, where there is silence already
-EMPH_ST, EMPH_HUMP_ST, EMPH_DB, EMPH_STRETCH = 2.5, 1.5, 4.5, 1.25
+EMPH_ST, EMPH_HUMP_ST, EMPH_DB, EMPH_STRETCH = 3.0, 1.2, 5.0, 1.25
 F0_RANGE_HZ = (70.0, 385.0)  # of edited frames; the codec hears 60 to 400
 VOICED_HZ = 40.0
 BIN_HZ = 20.0
@@ -89,6 +89,7 @@ def deliver(
             gain_db += EMPH_DB * inside
             slow[round(begin) : round(end)] = EMPH_STRETCH
     f0 = sentence.f0 * np.exp2(semitones / 12).astype(np.float32)
+    _lift_creak(sentence, f0, semitones, power, words, spans)
     log_gain = gain_db / _NEPER_DB
     clock, at = _timing(power, quiet, words, spans, slow, log_gain, starts)
     spectra = {name: _resample(part, at, name in levels) for name, part in sentence.spectra.items()}
@@ -97,15 +98,42 @@ def deliver(
         spectra[name] = spectra[name] + gate.astype(np.float32)
     f0 = np.where(at < 0, 0.0, _resample_f0(f0, at))
     audible = (at >= 0) & (power > power.max() * _FAINT)[np.round(np.maximum(at, 0)).astype(int)]
-    gliding = _glides(f0, audible, words, [clock.move(*span) for span in spans])
+    _glides(f0, audible, words, [clock.move(*span) for span in spans])
     before = np.where(at < 0, 0.0, _resample_f0(sentence.f0, at))
     changed = (f0 > VOICED_HZ) & (np.abs(f0 - before) > 1e-3)
     f0[changed] = np.clip(f0[changed], *F0_RANGE_HZ)
     for frame in np.flatnonzero(changed).tolist():
         _move_harmonics(spectra, frame, before[frame], f0[frame])
-        if gliding[frame]:
-            _give_voice(spectra, frame, f0[frame])
+    for frame in np.flatnonzero(changed & _creaks(spectra, f0)).tolist():
+        _give_voice(spectra, frame, f0[frame])
     return Sentence(spectra, f0.astype(np.float32)), clock
+
+
+def _creaks(spectra: dict[str, np.ndarray], f0: np.ndarray) -> np.ndarray:
+    """Frames [F] of creak: low sound of free phases, which stands far above the harmonics."""
+    creak = np.exp(2 * spectra["lr"])
+    low, high = creak[_CREAK].sum(axis=0), creak[_HISS].sum(axis=0)
+    harmonics = np.exp(2 * spectra["lh"][_CREAK]).sum(axis=0) * BIN_HZ / np.maximum(f0, VOICED_HZ)
+    return (f0 > VOICED_HZ) & (low > high) & (low > 0.5 * harmonics)
+
+
+def _lift_creak(
+    sentence: Sentence,
+    f0: np.ndarray,
+    semitones: np.ndarray,
+    power: np.ndarray,
+    words: Sequence[PlannedWord],
+    spans: Sequence[tuple[float, float]],
+) -> None:
+    """Where a raised word creaked, its pitch, which gets a voice now, stays near that of its other sounds; in place."""
+    creak = _creaks(sentence.spectra, sentence.f0)
+    modal = (sentence.f0 > VOICED_HZ) & ~creak & (power > power.max() * _FAINT)
+    for word, (begin, end) in zip(words, spans, strict=True):
+        inside = slice(max(round(begin), 0), round(end) + _RAMP)
+        if (word.emph or word.level == LEVELS[0]) and modal[inside].any():
+            usual = np.median(sentence.f0[inside][modal[inside]])
+            least = usual * np.exp2(semitones[inside] / 12)
+            f0[inside] = np.where(creak[inside], np.maximum(f0[inside], least), f0[inside])
 
 
 def end_in_silence(sentence: Sentence, stop: int, levels: Sequence[str]) -> Sentence:
@@ -141,11 +169,8 @@ def _move_harmonics(spectra: dict[str, np.ndarray], frame: int, old_hz: float, n
 def _give_voice(spectra: dict[str, np.ndarray], frame: int, f0_hz: float) -> None:
     """Turn creak, which this voice makes of free phases and without any F0, into harmonics, in place."""
     harmonic, free = spectra["lh"][:, frame], spectra["lr"][:, frame]
-    creak = np.exp(2 * free)
-    low, high = creak[_CREAK].sum(), creak[_HISS].sum()
-    if low < high or low < 0.5 * np.exp(2 * harmonic[_CREAK]).sum() * BIN_HZ / f0_hz:
-        return
     width = f0_hz / BIN_HZ
+    creak = np.exp(2 * free)
     bins = np.arange(_VOICE_BINS)
     total = np.concatenate([[0.0], np.cumsum(creak)])
     centre = np.maximum(np.round(bins / width), 1) * width + 0.5
@@ -251,9 +276,8 @@ def _resample_f0(f0: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def _glides(
     f0: np.ndarray, audible: np.ndarray, words: Sequence[PlannedWord], spans: Sequence[tuple[float, float]]
-) -> np.ndarray:
-    """Give the last voiced sound of phrases a straight rise or fall, in place; bool [F], where that is."""
-    gliding = np.zeros(len(f0), bool)
+) -> None:
+    """Give the last voiced sound of phrases a straight rise or fall, in place."""
     for index, word in enumerate(words):
         if not word.glide:
             continue
@@ -278,5 +302,3 @@ def _glides(
         blend[:begin] = 0
         on = (f0 > VOICED_HZ) & (blend > 0)
         f0[on] = np.exp2(np.log2(f0[on]) * (1 - blend[on]) + target[on] * blend[on])
-        gliding |= on
-    return gliding

@@ -85,7 +85,7 @@ def adapt(model: nn.Module, settings: LoraSettings) -> PeftModel:
     )
     if isinstance(model, S2S) and settings.heads:
         rows = list(range(FIRST_PROSODY, FIRST_PROSODY + len(PROSODY_TOKENS)))
-        config.target_modules = {*chosen, *(name for name in HEADS if name in layers)}
+        config.target_modules = list(dict.fromkeys([*chosen, *(name for name in HEADS if name in layers)]))
         config.trainable_token_indices = {name: rows for name in TABLES if hasattr(model, name)}
     with _quiet():
         return get_peft_model(model, config)  # type: ignore[arg-type, return-value]

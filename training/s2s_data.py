@@ -171,7 +171,7 @@ def build_sequence(
             misheard = disturb(turn, config.user_levels, unknown, rng) if unknown else turn
             heard = listen_steps(misheard, config, rng)
             if sounds and rng.random() < SOUND_SHARE:
-                heard = after_sound(heard, sounds[rng.integers(len(sounds))])
+                heard = after_sound(heard, sounds[int(rng.integers(len(sounds)))])
         if written and len(turn.user) and turn.agent_words:
             said = written_steps([ids for ids, _ in turn.agent_words], WRITE, groups, rng)
         else:

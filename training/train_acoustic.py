@@ -106,16 +106,14 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
     """
     seed_everything(args.seed)
     torch.set_num_threads(args.threads)
-    fields = [field.name for field in dataclasses.fields(CodecConfig)]
-    config = CodecConfig(**read_section(args.config, "codec", fields))
+    config = CodecConfig(
+        **read_section(args.config, "codec", [field.name for field in dataclasses.fields(CodecConfig)])
+    )
     half = build(args, config)
     trained = half.decoder.parameters() if args.decoder_only else half.parameters()
     optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(0.8, 0.99), weight_decay=1e-3)
-    run = Run(
-        args.output / "acoustic_run",
-        {key: str(value) for key, value in vars(args).items()},
-        Budget(args.steps, args.minutes),
-    )
+    settings = {key: str(value) for key, value in vars(args).items()}
+    run = Run(args.output / "acoustic_run", settings, Budget(args.steps, args.minutes))
     first = run.resume(half, optimizer)
     sources = sources or [parse_source(text, args.max_seconds, args.seed) for text in args.audio]
     rng = np.random.default_rng(args.seed + first)

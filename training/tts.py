@@ -27,7 +27,7 @@ LEAD_S = 0.05
 TAIL_S = 0.10
 SPEECH_RMS = 0.1  # -20 dBFS
 PEAK_LIMIT = 0.7  # -3.1 dBFS
-PEAK_BEND = 0.25  # above it, where a word is louder than its sentence
+PEAK_BEND = 0.28  # above it, where a word is louder than its sentence
 
 Segment = tuple[str, float, float]
 """Name, start in seconds, end in seconds."""

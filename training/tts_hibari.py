@@ -21,7 +21,7 @@ from training.tts import Segment, TtsError, Utterance, VoiceSpec, loudness_gain
 
 _DURATIONS = "/Cast_32_output_0"  # length of every phoneme id, inside the graph of hibari-tts 0.2
 _LAG_S = 0.063  # by which the durations lag behind the sound, against forced alignments of PocketSphinx (LOG.md)
-_GOING_ON = "okay"  # said after an edited last word and cut off: at the end of all this voice creaks, without any pitch
+_GOING_ON = "okay"  # said after a glide and cut off: at the end of all this voice creaks, without any pitch
 _FLOOR = 1e-4  # of the loudest 10 ms: where a sentence begins and ends, for its last phone holds the silence after it
 _SPECTRA = ("lh", "theta", "ln", "lr", "phi")
 _LEVELS = ("lh", "ln", "lr")  # log magnitudes; the others are phases
@@ -79,6 +79,23 @@ def fit_edges(edges: np.ndarray, pcm: np.ndarray) -> np.ndarray:
     return fitted
 
 
+def _predict(symbols: list[str], speed: float, pitch: float, size: float) -> tuple[Sentence, np.ndarray]:
+    """Vocoder frames of phonemes, and the edges between them in seconds."""
+    tts, session = _load()
+    names = [*_SPECTRA, "f0", _DURATIONS]
+    ids = np.array([[0, *(tts.vocab[symbol] for symbol in symbols), 0]], np.int64)
+    *spectra, f0, frames = session.run(names, {"ids": ids, "speed": np.array([speed], np.float32)})
+    if size != 1.0:
+        spectra = [
+            warp(part[0], size, name in ("lr", "phi"))[None] for name, part in zip(_SPECTRA, spectra, strict=True)
+        ]
+    parts = {name: part[0] for name, part in zip(_SPECTRA, spectra, strict=True)}
+    edges = np.concatenate([[0], np.cumsum(frames.reshape(-1))])
+    edges = edges * (f0.shape[1] * FRAME_S / edges[-1])
+    edges[1:-1] = np.clip(edges[1:-1] - _LAG_S, 0.0, None)
+    return Sentence(parts, f0[0] * np.float32(pitch)), edges
+
+
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     """Speaks with ``hibari:heart``; options ``speed``, ``f0`` and ``formant`` are factors. Prosody tokens are obeyed.
 
@@ -91,23 +108,10 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     speed = spec.number("speed", 1.0, 0.5, 2.0)
     pitch, size = spec.number("f0", 1.0, 0.4, 1.6), spec.number("formant", 1.0, 0.7, 1.3)
     planned = plan_delivery(text) if any(token in text for token in PROSODY_TOKENS) else []
-    tts, session = _load()
-
-    names = [*_SPECTRA, "f0", _DURATIONS]
+    tts, _ = _load()
 
     def predict(symbols: list[str]) -> tuple[Sentence, np.ndarray]:
-        """Vocoder frames of phonemes, and the edges between them in seconds."""
-        ids = np.array([[0, *(tts.vocab[symbol] for symbol in symbols), 0]], np.int64)
-        *spectra, f0, frames = session.run(names, {"ids": ids, "speed": np.array([speed], np.float32)})
-        if size != 1.0:
-            spectra = [
-                warp(part[0], size, name in ("lr", "phi"))[None] for name, part in zip(_SPECTRA, spectra, strict=True)
-            ]
-        parts = {name: part[0] for name, part in zip(_SPECTRA, spectra, strict=True)}
-        edges = np.concatenate([[0], np.cumsum(frames.reshape(-1))])
-        edges = edges * (f0.shape[1] * FRAME_S / edges[-1])
-        edges[1:-1] = np.clip(edges[1:-1] - _LAG_S, 0.0, None)
-        return Sentence(parts, f0[0] * np.float32(pitch)), edges
+        return _predict(symbols, speed, pitch, size)
 
     plain: list[Utterance] = []  # of every sentence
     said: list[Utterance] = []  # the same as the tokens want it
@@ -124,7 +128,7 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
             said.append(plain[-1])
             continue
         base = plain[-1]
-        if _needs_voice(plans):
+        if plans[-1].glide:
             while symbols[-1] in _PAUSES and len(symbols) > 1:
                 symbols.pop()
             going_on = [",", " ", *(symbol for symbol in tts.g2p(_GOING_ON) if symbol in tts.vocab)]
@@ -135,13 +139,6 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
         raise TtsError(f"hibari found nothing to say in {text!r}")
     whole = _join(said)
     return replace(whole, gain=loudness_gain(_join(plain))) if planned else whole
-
-
-def _needs_voice(plans: list[PlannedWord]) -> bool:
-    """Whether the last word of a sentence, which this voice mostly creaks, is all that a token acts on."""
-    last, before = plans[-1], plans[-2] if len(plans) > 1 else None
-    alone = before is None or (before.level, before.phrase) != (last.level, last.phrase)
-    return bool(last.glide or last.emph or (last.level and alone))
 
 
 def _utter(made: Sentence, edges: np.ndarray, symbols: list[str], tokens: list[str]) -> Utterance:

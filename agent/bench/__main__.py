@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.bench import inject, sessions, soak, speed, voice
+from agent.bench import echo, inject, sessions, soak, speed, voice
 from agent.bench.figures import provenance
 from agent.errors import AgentError
 from models.errors import ModelError
@@ -30,11 +30,12 @@ class Measurement(Protocol):
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
+    "echo": echo,
+    "inject": inject,
     "sessions": sessions,
     "soak": soak,
     "speed": speed,
     "voice": voice,
-    "inject": inject,
 }
 DEFAULT = "speed"
 

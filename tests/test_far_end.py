@@ -1,0 +1,63 @@
+"""The speaker's samples on the microphone's clock."""
+
+import numpy as np
+import pytest
+
+from streaming.far_end import FarEnd, between
+
+RATE, BLOCK = 24_000, 240
+
+
+def ramp(start: int, count: int) -> np.ndarray:
+    return (np.arange(start, start + count) / 1e6).astype(np.float32)
+
+
+def test_without_drift_the_samples_pass_through_in_order() -> None:
+    """What is read goes on where it stopped, whatever the sizes of the blocks."""
+    far, given, out = FarEnd(), 0, []
+    for size in (240, 480, 100, 380, 240) * 40:
+        far.play(ramp(given, size))
+        given += size
+        far.line_up(size)
+        out.append(far.read(size))
+    steps = np.diff(np.concatenate(out)[BLOCK + 2 :])
+    assert steps == pytest.approx(np.full(len(steps), 1e-6), abs=1e-8)
+    assert far.moved == 0
+
+
+@pytest.mark.parametrize("ppm", [-150, 150])
+def test_drift_is_made_good(ppm: int) -> None:
+    """In ten minutes the clocks part by 90 ms; the reference stays within 30, without a jump."""
+    far, given, due, leftover = FarEnd(), 0, 0.0, []
+    second = np.zeros(RATE // 4, np.float32)
+    for _ in range(600 * 4):
+        due += len(second) * (1 + ppm * 1e-6)
+        count = int(due - given) // BLOCK * BLOCK
+        far.play(second[:1].repeat(count))
+        given += count
+        far.line_up(len(second))
+        far.read(len(second))
+        leftover.append(given - far.position)
+    assert max(leftover[40:]) - min(leftover[40:]) < 0.03 * RATE
+    assert far.moved == 0
+    assert 0.3 < 1e6 * far.drift / ppm < 2.0
+
+
+def test_lost_audio_is_lined_up_anew() -> None:
+    """When a fifth of a second of the speaker's audio was never heard, the reference jumps, once, and says so."""
+    far, told = FarEnd(), 0
+    for block in range(500):
+        far.play(ramp(block * BLOCK, BLOCK))
+        if block == 200:
+            far.play(ramp(0, RATE // 5))
+        told += far.line_up(BLOCK)
+        far.read(BLOCK)
+    assert told == far.moved == 1
+
+
+def test_between_samples_is_interpolated() -> None:
+    """A sine is met between its samples to a thousandth, and outside there is silence."""
+    sine = np.sin(2 * np.pi * 1_000 * np.arange(480) / RATE).astype(np.float32)
+    at = np.arange(10, 400) + 0.37
+    assert between(sine, at) == pytest.approx(np.sin(2 * np.pi * 1_000 * at / RATE), abs=2e-3)
+    assert not between(sine, np.array([-5.0, 600.0])).any()
