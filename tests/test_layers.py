@@ -24,6 +24,7 @@ ALSO_ALLOWED = {
     ("training/suite.py", "agent"),
     ("training/intelligibility.py", "agent"),
     ("training/endpoints.py", "agent"),
+    ("training/evaluate_prosody.py", "agent"),
     ("training/endpoints.py", "streaming"),
     ("training/interruptions.py", "agent"),
     ("training/compare_voices.py", "agent"),

@@ -79,23 +79,6 @@ def fit_edges(edges: np.ndarray, pcm: np.ndarray) -> np.ndarray:
     return fitted
 
 
-def _predict(symbols: list[str], speed: float, pitch: float, size: float) -> tuple[Sentence, np.ndarray]:
-    """Vocoder frames of phonemes, and the edges between them in seconds."""
-    tts, session = _load()
-    names = [*_SPECTRA, "f0", _DURATIONS]
-    ids = np.array([[0, *(tts.vocab[symbol] for symbol in symbols), 0]], np.int64)
-    *spectra, f0, frames = session.run(names, {"ids": ids, "speed": np.array([speed], np.float32)})
-    if size != 1.0:
-        spectra = [
-            warp(part[0], size, name in ("lr", "phi"))[None] for name, part in zip(_SPECTRA, spectra, strict=True)
-        ]
-    parts = {name: part[0] for name, part in zip(_SPECTRA, spectra, strict=True)}
-    edges = np.concatenate([[0], np.cumsum(frames.reshape(-1))])
-    edges = edges * (f0.shape[1] * FRAME_S / edges[-1])
-    edges[1:-1] = np.clip(edges[1:-1] - _LAG_S, 0.0, None)
-    return Sentence(parts, f0[0] * np.float32(pitch)), edges
-
-
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     """Speaks with ``hibari:heart``; options ``speed``, ``f0`` and ``formant`` are factors. Prosody tokens are obeyed.
 
@@ -105,40 +88,73 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     spec.only("speed", "f0", "formant")
     if spec.voice != "heart":
         raise TtsError(f"hibari has no voice {spec.voice!r}: known is heart")
-    speed = spec.number("speed", 1.0, 0.5, 2.0)
-    pitch, size = spec.number("f0", 1.0, 0.4, 1.6), spec.number("formant", 1.0, 0.7, 1.3)
+    voice = _Voice(
+        spec.number("speed", 1.0, 0.5, 2.0), spec.number("f0", 1.0, 0.4, 1.6), spec.number("formant", 1.0, 0.7, 1.3)
+    )
     planned = plan_delivery(text) if any(token in text for token in PROSODY_TOKENS) else []
-    tts, _ = _load()
-
-    def predict(symbols: list[str]) -> tuple[Sentence, np.ndarray]:
-        return _predict(symbols, speed, pitch, size)
-
     plain: list[Utterance] = []  # of every sentence
     said: list[Utterance] = []  # the same as the tokens want it
     done = 0
-    for sentence in tts.split_sentences(" ".join(word.text for word in planned) or text):
+    for sentence in voice.tts.split_sentences(" ".join(word.text for word in planned) or text):
         tokens = sentence.split()
         plans, done = planned[done : done + len(tokens)], done + len(tokens)
-        symbols = [symbol for symbol in tts.g2p(sentence) if symbol in tts.vocab]
+        symbols = voice.symbols(sentence)
         if not symbols:
             continue
-        made, edges = predict(symbols)
+        made, edges = voice.predict(symbols)
         plain.append(_utter(made, edges, symbols, tokens))
-        if not any(word.emph or word.pause or word.level or word.glide for word in plans):
+        if plain[-1].words and any(word.emph or word.pause or word.level or word.glide for word in plans):
+            base = plain[-1]
+            if plans[-1].glide:
+                made, edges = voice.predict_unfinished(symbols, edges)
+                base = _utter(made, edges, symbols, tokens)
+            said.append(_deliver(made, base, plans, _stressed(symbols, edges), len(plain) > 1))
+        else:
             said.append(plain[-1])
-            continue
-        base = plain[-1]
-        if plans[-1].glide:
-            while symbols[-1] in _PAUSES and len(symbols) > 1:
-                symbols.pop()
-            going_on = [",", " ", *(symbol for symbol in tts.g2p(_GOING_ON) if symbol in tts.vocab)]
-            made, edges = _cut(*predict(symbols + going_on), len(symbols))
-            base = _utter(made, edges, symbols, tokens)
-        said.append(_deliver(made, base, plans, _stressed(symbols, edges), len(plain) > 1))
     if not said:
         raise TtsError(f"hibari found nothing to say in {text!r}")
     whole = _join(said)
     return replace(whole, gain=loudness_gain(_join(plain))) if planned else whole
+
+
+class _Voice:
+    """The network with its options: factors of speed, F0 and speaker size."""
+
+    def __init__(self, speed: float, pitch: float, size: float) -> None:
+        self._speed, self._pitch, self._size = speed, pitch, size
+        self.tts, self._session = _load()
+
+    def symbols(self, text: str) -> list[str]:
+        """The phonemes and marks of a text that the network knows."""
+        return [symbol for symbol in self.tts.g2p(text) if symbol in self.tts.vocab]
+
+    def predict(self, symbols: list[str], pace: float = 1.0) -> tuple[Sentence, np.ndarray]:
+        """Vocoder frames of phonemes, and the edges [ids + 1] between them in seconds; ``pace`` is one more factor."""
+        ids = np.array([[0, *(self.tts.vocab[symbol] for symbol in symbols), 0]], np.int64)
+        speed = np.array([self._speed * pace], np.float32)
+        *spectra, f0, frames = self._session.run([*_SPECTRA, "f0", _DURATIONS], {"ids": ids, "speed": speed})
+        parts = {name: part[0] for name, part in zip(_SPECTRA, spectra, strict=True)}
+        if self._size != 1.0:
+            parts = {name: warp(part, self._size, name in ("lr", "phi")) for name, part in parts.items()}
+        edges = np.concatenate([[0], np.cumsum(frames.reshape(-1))])
+        edges = edges * (f0.shape[1] * FRAME_S / edges[-1])
+        edges[1:-1] = np.clip(edges[1:-1] - _LAG_S, 0.0, None)
+        return Sentence(parts, f0[0] * np.float32(self._pitch)), edges
+
+    def predict_unfinished(self, symbols: list[str], edges: np.ndarray) -> tuple[Sentence, np.ndarray]:
+        """The same sentence in about the same time, its end spoken as if more were to come; drops its final marks.
+
+        Args:
+            symbols: phonemes; marks at the end are removed from it.
+            edges: of the finished sentence.
+        """
+        while symbols[-1] in _PAUSES and len(symbols) > 1:
+            symbols.pop()
+        longer = [*symbols, ",", " ", *self.symbols(_GOING_ON)]
+        last = len(symbols) + 1
+        hurried = self.predict(longer)[1]
+        pace = (hurried[last] - hurried[1]) / (edges[last] - edges[1])
+        return _cut(*self.predict(longer, float(np.clip(pace, 0.8, 1.25))), len(symbols))
 
 
 def _utter(made: Sentence, edges: np.ndarray, symbols: list[str], tokens: list[str]) -> Utterance:
