@@ -34,6 +34,8 @@ PACKAGES = {
     "PyYAML": "yaml",
     "prometheus-client": "prometheus_client",
     "livekit": "livekit.rtc",
+    "num2words": "num2words",
+    "anyascii": "anyascii",
 }
 """What the daemon needs: the distribution, and the module that has to import."""
 

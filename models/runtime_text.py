@@ -85,16 +85,15 @@ def prosody_token(token: int) -> str:
 
 
 def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State) -> SpokenPiece:
-    """The next piece of a script when the model would write one now, or its word (or token before it) has begun."""
+    """The next piece of a script when the model would write one now, or right after the token that it belongs to."""
     if not script:
         state.waited += 1
         ended = greedy(row) == EOS or state.waited > MAX_WAIT
         return SpokenPiece(EOS, "", False) if ended else _NOTHING
     others = np.logaddexp.reduce(np.delete(row, PAD))
-    # a word goes on, or it is next after its prosody token; a pause has its silence before the next word
-    within = not script[0].begins or prosody_token(last) not in ("", *PAUSES)
-    inside = state.waited == 0 and state.reply_steps > 1 and within
-    if inside or others > row[PAD] or state.waited >= MAX_WAIT:
+    # a word comes right after its prosody token; a pause has its silence before the next word
+    marked = state.waited == 0 and state.reply_steps > 1 and prosody_token(last) not in ("", *PAUSES)
+    if marked or others > row[PAD] or state.waited >= MAX_WAIT:
         state.waited = 0
         return script.popleft()
     state.waited += 1

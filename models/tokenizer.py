@@ -26,6 +26,7 @@ FIRST_PIECE = FIRST_PROSODY + len(PROSODY_TOKENS)
 UNKNOWN_WORD = " …"
 LEXICON_FILE = "lexicon.txt.gz"
 _PIECE = re.compile(r"[A-Za-z']+|[0-9]|[^\sA-Za-z0-9']")
+STRESS = " ˈˌ"  # in a sound, no phones
 _LETTER_WORDS = "aAiI"
 _CHARACTERS = [chr(code) for code in range(33, 127)]
 
@@ -159,6 +160,11 @@ class Tokenizer:
     def piece(self, token: int) -> str:
         """The text behind an internal id; specials, prosody tokens and sounds have none (empty)."""
         return self.pieces[token - FIRST_PIECE] if FIRST_PIECE <= token < FIRST_PIECE + len(self.pieces) else ""
+
+    def phones(self, token: int) -> int:
+        """How many phones a sound has; 0 for any other piece."""
+        index = token - FIRST_PIECE - len(self.pieces)
+        return sum(phone not in STRESS for phone in self.sounds[index]) if 0 <= index < len(self.sounds) else 0
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of internal ids, without the space before its first word."""

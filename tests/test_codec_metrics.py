@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from tests.tiny import speech_like
-from training.codec_metrics import METRICS, RATE_HZ, advance, common_delay, mel_distance, perplexity
+from training.codec_metrics import (
+    METRICS,
+    RATE_HZ,
+    advance,
+    aligned_distortion,
+    common_delay,
+    mel_distance,
+    perplexity,
+)
 
 SPEECH = speech_like(3.0)  # its rate matters to none of these
 
@@ -98,3 +106,16 @@ def test_advanced_clips_keep_their_length() -> None:
     np.testing.assert_array_equal(advance(np.arange(5), -2, 5), [0, 0, 0, 1, 2])
     np.testing.assert_array_equal(advance(np.arange(9), 1, 3), [1, 2, 3])
     np.testing.assert_array_equal(advance(np.arange(2), 5, 3), [0, 0, 0])
+
+
+def test_distortion_along_a_path_does_not_mind_the_timing() -> None:
+    """Stretched sound is near its original, unlike with frames in step; other sound is far; more noise is farther."""
+    stretched = np.repeat(SPEECH.reshape(-1, 480), 2, axis=0)[: len(SPEECH) // 480 + 40].ravel()
+    near = aligned_distortion(SPEECH, stretched)
+    assert aligned_distortion(SPEECH, SPEECH) == pytest.approx(0.0, abs=1e-9)
+    same_length = np.pad(stretched, (0, max(0, len(SPEECH) - len(stretched))))[: len(SPEECH)]
+    in_step = METRICS["mcd_db"].measure(SPEECH, same_length)
+    close, far = aligned_distortion(SPEECH, _noisy(0.003)), aligned_distortion(SPEECH, _noisy(0.1))
+    assert near is not None and in_step is not None and close is not None and far is not None
+    assert near < 0.7 * in_step
+    assert 0.0 < close < far

@@ -8,14 +8,15 @@ import soundfile
 
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE
-from models.tokenizer import Tokenizer
+from models.lexicon import Lexicon
+from models.tokenizer import FIRST_PIECE, Tokenizer
 from tests.tiny import CODEC, run_main, speech_like, tokenizer, write_checkpoints
 from training import encode_dataset
 from training.audio_data import audio_files, crop, held_pitch, load_clips, make_clip, read_audio
 from training.conversation import AssistantTurn, Conversation, Span, Turn, UserTurn, write_conversation
 from training.encode_dataset import EncodedTurn, encode_folder, load_codes, save_codes
 from training.encoders import CodecEncoders
-from training.replies import HEAD_S, reply_audio, spread_words
+from training.replies import HEAD_S, place_sounds, reply_audio, spread_words
 from training.train_tokenizer import main as tokenizer_main
 from training.user_features import FrontEnd, UserFeatures, save_features
 
@@ -232,3 +233,17 @@ def test_first_code_is_of_the_first_frame(data: Path) -> None:
     made, quiet = encoders.acoustic(sound), encoders.acoustic(silence)
     assert len(made) == len(sound) // FRAME_SIZE
     assert (made[0] != quiet[0]).any()
+
+
+def test_sounds_stand_where_they_are_heard() -> None:
+    """A word is spread over its time by its phones; its token and its comma stay with their neighbours."""
+    lexicon = Lexicon({"tree": "tɹˈi"})
+    singles = [lead + phone for phone in "tɹˈi" for lead in ("", " ")]
+    pieces = Tokenizer.train(["a latte,"], sounds=[*singles, " tɹˈ"], lexicon=lexicon)
+    first = FIRST_PIECE + len(pieces.pieces)
+    tree = [first + pieces.sounds.index(sound) for sound in (" tɹˈ", "i")]
+    assert [pieces.phones(token) for token in (*tree, pieces.encode("a")[0])] == [2, 1, 0]
+    assert place_sounds(pieces, "tree,", 10.0, 16.0) == [([tree[0]], 10.0), ([tree[1], pieces.encode("a,")[1]], 14.0)]
+    emph = pieces.encode("<emph>")
+    assert place_sounds(pieces, "<emph>tree", 10.0, 16.0) == [([*emph, tree[0]], 10.0), ([tree[1]], 14.0)]
+    assert place_sounds(pieces, "latte,", 3.0, 9.0) == [(pieces.encode("latte,"), 3.0)]

@@ -86,6 +86,19 @@ def test_doubtful_pieces_are_refused_with_a_reason() -> None:
     assert not spans[4].reason or "were heard in no piece" in spans[4].reason
 
 
+def test_words_of_a_piece_that_is_something_else_are_not_its_own() -> None:
+    """A word lost at the end of one piece and heard by chance in noise after it leaves the first piece in doubt.
+
+    It was taken without its last word, because the noise seemed to hold that.
+    """
+    spans = find_spans(
+        _heard("the quick fox", "dinner jumped by fire the by went home", "over a sleeping dog"), TEXT[:8], 3
+    )
+    assert spans[1].reason
+    assert "'jumped' were heard in no piece; they may belong to its end" in spans[0].reason
+    assert "they may belong to its beginning" in spans[2].reason
+
+
 def test_a_missing_paragraph_costs_only_its_own_pieces() -> None:
     """What is not in the recording is skipped; pieces further on are found where they are."""
     text = [*TEXT[:8], *(f"x{i}" for i in range(30)), *TEXT[8:]]
@@ -109,7 +122,6 @@ def test_speech_is_heard_in_the_words_of_the_transcript() -> None:
     assert {one.piece for one in heard} == {3}
     for one, (_, start, _) in zip(heard, spoken.words, strict=True):
         assert one.start_s == pytest.approx(start, abs=0.1)
-    assert recogniser.hear(0, np.zeros(12_000, np.float32)) == []
 
 
 def test_words_that_no_dictionary_has_are_spelt_out() -> None:

@@ -26,6 +26,13 @@ def test_odd_places_of_marks_and_punctuation() -> None:
     assert parse_transcript("") == []
 
 
+def test_figures_are_words(tmp_path: Path) -> None:
+    """A file is read as it is spoken, over its lines, with its marks."""
+    (tmp_path / "t.txt").write_text("Mr. Smith paid\n$3.50 for <emph> 2 lattes.")
+    words = read_transcript(tmp_path / "t.txt")
+    assert to_text(words) == "mister Smith paid three dollars and fifty cents for <emph> two lattes."
+
+
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
     """An unknown tag, no words, no file, no text."""
     path = tmp_path / "t.txt"

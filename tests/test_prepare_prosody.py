@@ -39,21 +39,21 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """A recording with a sentence that is not in its transcript, and the other way round, made ready."""
     folder = tmp_path_factory.mktemp("voice")
     said = [" ".join(part for word in parse_transcript(text) for part in word.spoken) for text in MARKED]
-    spoken = [synthesise(text, "flite:slt") for text in [*said[:2], NOT_WRITTEN, *said[2:]]]
+    spoken = [synthesise(text, "flite:slt") for text in [*said, NOT_WRITTEN]]
     pause = np.zeros(28_800, np.float32)
     sf.write(folder / "recording.wav", np.concatenate([part for one in spoken for part in (one.pcm, pause)]), 24_000)
-    (folder / "transcript.txt").write_text(" ".join([*MARKED[:3], NOT_SPOKEN, MARKED[3]]))
+    (folder / "transcript.txt").write_text(" ".join([*MARKED, NOT_SPOKEN]))
     segment_audio.main([f"{folder}/recording.wav", "--output", f"{folder}/segments"])
     _prepare(folder, "prosody_dataset.json")
     _prepare(folder, "proposed.json", "--propose")
-    return Prepared(folder, [spoken[at] for at in (0, 1, 3, 4)])
+    return Prepared(folder, spoken[:4])
 
 
 def test_segments_get_their_text_and_times(prepared: Prepared) -> None:
     """Each sentence with its marks; words are where the synthesiser put them, marks where their words begin."""
     dataset = read_dataset(prepared.folder / "prosody_dataset.json")
     items = {item["text"]: item for item in (*dataset["train"], *dataset["validation"])}
-    for text, truth in list(zip(MARKED, prepared.spoken, strict=True))[:2]:
+    for text, truth in list(zip(MARKED, prepared.spoken, strict=True))[:3]:
         item = items[text]
         assert item["duration"] == pytest.approx(sf.info(item["audio_file"]).duration, abs=0.001)
         shift = item["words"][0]["start_s"] - truth.words[0][1]
@@ -72,7 +72,8 @@ def test_what_is_in_one_alone_is_refused(prepared: Prepared) -> None:
     """The sentence nobody wrote down is left out with a reason, and the one nobody said is in no text."""
     dataset = read_dataset(prepared.folder / "prosody_dataset.json")
     refused = {row["id"]: row["reason"] for row in dataset["refused"]}
-    assert "segment_003" in refused
+    assert set(refused) == {"segment_004", "segment_005"}
+    assert "'seven hungry sailors sang about golden'" in refused["segment_004"]
     assert all(refused.values())
     texts = " ".join(item["text"] for item in (*dataset["train"], *dataset["validation"]))
     assert "sailors" not in texts
@@ -87,7 +88,6 @@ def test_marks_can_be_proposed(prepared: Prepared) -> None:
         kept = [(mark["token"], mark["word"]) for mark in new["prosody_tokens"] if mark["source"] == "transcript"]
         assert kept == [(mark["token"], mark["word"]) for mark in old["prosody_tokens"]]
     measured = [m for item in after["train"] for m in item["prosody_tokens"] if m["source"] == "measured"]
-    assert measured
     whole = parse_transcript((prepared.folder / "proposed_transcript.txt").read_text())
     given = parse_transcript((prepared.folder / "transcript.txt").read_text())
     assert [word.written for word in whole] == [word.written for word in given]

@@ -82,18 +82,16 @@ class Delivery:
 def summarise(voice: Delivery, true: Delivery) -> dict[str, Any]:
     """The figures of one voice, and how far they are from those of the recordings."""
     pitch, target = (12.0 * np.log2(one.hz / F0_REF_HZ) for one in (voice, true))
-    if not len(pitch):
-        raise DatasetError("one of the voices says nothing that has a pitch")
     figures: dict[str, Any] = {
-        "f0_median_hz": float(np.median(voice.hz)),
-        "f0_spread_st": float(np.std(pitch)),
+        "f0_median_hz": float(np.median(voice.hz)) if len(pitch) else None,
+        "f0_spread_st": float(np.std(pitch)) if len(pitch) else None,
         "phones_per_s": float(np.mean(voice.rates)) if voice.rates else None,
         "pauses_per_10s": 10.0 * len(voice.pauses_s) / max(voice.spoken_s, 1e-9),
         "pause_ms": 1000.0 * float(np.mean(voice.pauses_s)) if voice.pauses_s else None,
     }
     if voice is true:
         return figures
-    figures["f0_distance_st"] = float(wasserstein_distance(pitch, target))
+    figures["f0_distance_st"] = float(wasserstein_distance(pitch, target)) if len(pitch) and len(target) else None
     figures["mcd_db"] = rate(voice.distortion_db) if voice.distortion_db else None
     return figures
 

@@ -27,6 +27,7 @@ RECOGNISER_RATE = 16_000
 FRAME_S = 0.01
 DISCOUNT = 0.3  # of a count, for words that were not seen after one another
 MATCHED_SHARE = 0.6  # of a piece's words have to be heard as written
+CLAIMED_SHARE = 0.3  # below, a piece holds none of the words that it seems to: they may be its neighbours'
 MAX_CELLS = 400_000_000  # of the alignment's table, a byte each: about three hours of speech
 
 
@@ -168,7 +169,7 @@ def lay_along(heard: Sequence[str], words: Sequence[str]) -> list[int]:
         extra = cost + 1.0
         own = extra.copy()
         own[1:] = np.minimum(own[1:], both)
-        best = np.minimum.accumulate(own - steps) + steps  # written words that were not heard cost 1 each
+        best: np.ndarray = np.minimum.accumulate(own - steps) + steps  # written words that were not heard cost 1 each
         moves[row] = np.where(best < own, 2, 1)
         moves[row, 1:][(best[1:] >= own[1:]) & (both <= extra[1:])] = 0
         cost = best
@@ -218,5 +219,6 @@ def _span(heard: Sequence[Heard], places: Sequence[int], words: Sequence[str], p
     right = sum(place >= 0 and word == words[place] for word, place in mine)
     share = right / max(len(mine), end - first)
     if share < MATCHED_SHARE:
-        return Span(first, end, f"only {share:.0%} of its words match the transcript")
+        reason = f"only {share:.0%} of its words match the transcript"
+        return Span(first, end, reason) if share >= CLAIMED_SHARE else Span(0, 0, reason)
     return Span(first, end)

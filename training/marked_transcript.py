@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import spoken_text
 from models.errors import ProsodyTagError
 from models.prosody import split_marks
 
@@ -58,7 +59,7 @@ def parse_transcript(text: str) -> list[MarkedWord]:
 
 
 def read_transcript(path: Path) -> list[MarkedWord]:
-    """The words of a transcript file.
+    """The words of a transcript file; figures, money, abbreviations and the like as they are spoken.
 
     Raises:
         TranscriptError: it cannot be read, holds no words, or a tag is unknown; the message names file and line.
@@ -72,7 +73,7 @@ def read_transcript(path: Path) -> list[MarkedWord]:
             split_marks(line)
         except ProsodyTagError as exc:
             raise TranscriptError(f"{path}:{number}: {exc}") from exc
-    words = parse_transcript(text)
+    words = parse_transcript(spoken_text.spoken(text))
     if not words:
         raise TranscriptError(f"{path}: holds no words")
     return words

@@ -238,8 +238,8 @@ def read_dataset(path: Path) -> dict[str, Any]:
     """
     try:
         dataset = json.loads(path.read_text("utf8"))
-        if dataset["format"] != FORMAT or dataset["version"] != 1:
-            raise ValueError(f"format {dataset['format']!r} version {dataset['version']!r}")
+        if (dataset.get("format"), dataset.get("version")) != (FORMAT, 1):
+            raise ValueError(f"format {dataset.get('format')!r} version {dataset.get('version')!r}")
         for item in (*dataset["train"], *dataset["validation"]):
             item["audio_file"] = path.parent / item["audio_file"]
             if not item["audio_file"].is_file():
@@ -248,7 +248,7 @@ def read_dataset(path: Path) -> dict[str, Any]:
                 raise DatasetError(f"{path}: {item['id']}: too short, or without words")
     except DatasetError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise DatasetError(f"{path}: not a data set of training.prepare_prosody ({exc!r})") from exc
     if not dataset["train"]:
         raise DatasetError(f"{path}: holds nothing to train on")

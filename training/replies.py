@@ -14,9 +14,29 @@ PlacedWord = tuple[list[int], float]
 """Ids of pieces and tokens, and the frame at which the first of them stands."""
 
 
-def spoken_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a word that is spoken, and of the tokens before it."""
-    return [piece.token for piece in tokenizer.spoken(text)]
+def place_sounds(tokenizer: Tokenizer, text: str, start: float, end: float) -> list[PlacedWord]:
+    """A spoken word: its sounds one after the other over its time, each as long as it has phones.
+
+    So what is to be heard in a frame is always close by in the text stream, and where to be in a long word need not be
+    counted. What belongs to no sound of its own (a mark, a whole word) stays with the piece before it.
+
+    Args:
+        tokenizer: with the sounds.
+        text: the word as written, with the tokens right before it.
+        start: the frame in which it begins.
+        end: and ends.
+    """
+    pieces = tokenizer.spoken(text)
+    lengths = [tokenizer.phones(piece.token) for piece in pieces]
+    total, before = max(sum(lengths), 1), 0
+    placed: list[PlacedWord] = []
+    for piece, length in zip(pieces, lengths, strict=True):
+        if placed and not (length and before):
+            placed[-1][0].append(piece.token)
+        else:
+            placed.append(([piece.token], start + (end - start) * before / total))
+        before += length
+    return placed
 
 
 def reply_audio(track: np.ndarray, turn: AssistantTurn) -> tuple[np.ndarray, float]:
@@ -47,7 +67,7 @@ def spread_words(turn: AssistantTurn, tokenizer: Tokenizer, start_s: float, mark
         length = ((turn.end_s or 0.0) - (turn.start_s or 0.0)) / FRAME_S / max(len(texts), 1)
         words = [(word, index * length, (index + 1) * length) for index, word in enumerate(texts)]
     if not marked:
-        return [(spoken_ids(tokenizer, name), start) for name, start, _ in words]
+        return [placed for name, start, end in words for placed in place_sounds(tokenizer, name, start, end)]
     plan = plan_delivery(marked)
     if len(plan) != len(words):
         raise ValueError(f"{marked!r} does not have the words {' '.join(name for name, _, _ in words)!r}")
@@ -56,6 +76,7 @@ def spread_words(turn: AssistantTurn, tokenizer: Tokenizer, start_s: float, mark
     for (name, start, end), marks in zip(words, place_marks(plan), strict=True):
         placed += [(tokenizer.encode(mark), before) for mark in marks if mark in PAUSES]
         ahead = [mark for mark in marks if mark not in PAUSES]
-        placed.append((spoken_ids(tokenizer, "".join(ahead) + name), start - len(ahead)))
+        word = place_sounds(tokenizer, "".join(ahead) + name, start, end)
+        placed += [(word[0][0], start - len(ahead)), *word[1:]]
         before = end
     return placed

@@ -163,7 +163,7 @@ def build_sequence(
         groups = (turn.user.shape[1], turn.agent.shape[1])
         typed, written = rng.random(2) < typed_share
         if not len(turn.user):
-            heard = written_steps([ids for ids, _ in turn.agent_words], READ, groups, rng)
+            heard = written_steps([ids for ids, _ in turn.agent_words], READ, groups, rng, gap=1)
             heard["transcript_target"] = np.where(heard["transcript_target"] == IGNORE, PAD, heard["transcript_target"])
         elif typed and turn.user_words:
             heard = written_steps([ids for ids, _ in turn.user_words], READ, groups, rng)

@@ -279,10 +279,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dataset", type=Path, default=Path("prosody_dataset.json"), help="of training.prepare_prosody")
     add("--codec", type=Path, default=SHIPPED / "codec", help="the base's codec (default: the shipped one)")
     add("--s2s", type=Path, default=SHIPPED / "s2s", help="base, trained or exported (default: the shipped one)")
-    add("--output", type=Path, default=Path("runs/lora"), help="adapter; a run in it is continued (default: runs/lora)")
+    add("--output", type=Path, help="adapter; a run in it is continued (default: runs/lora, or that of --merge)")
     add("--epochs", type=int, default=3, help="times through the segments")
     add("--batch-size", "--batch_size", type=int, default=4, help="segments in a step")
-    add("--lr", type=float, default=2e-3, help="highest learning rate")
+    add("--lr", type=float, default=3e-3, help="highest learning rate")
     add("--rank", type=int, default=8, help="of the adapters")
     add("--alpha", type=float, default=16.0, help="adapters count alpha / rank times")
     add("--dropout", type=float, default=0.0, help="of what goes into adapters")
@@ -300,6 +300,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.epochs < 1 or args.batch_size < 1:
         parser.error("--epochs and --batch-size must be at least 1")
+    args.output = args.output or args.merge or Path("runs/lora")
     return args
 
 
