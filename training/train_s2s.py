@@ -14,6 +14,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -110,14 +111,14 @@ def average_gradients(model: torch.nn.Module, world: int) -> None:
 def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConfig, frames: int) -> dict[str, float]:
     """Mean losses and accuracies over up to 20 batches of unseen voices."""
     batcher = Batcher(conversations, config, frames, 0.0, 0)
-    totals: dict[str, float] = {}
+    seen: dict[str, list[float]] = {}
     count = min(batcher.epoch_batches(), 20) if batcher.usable else 0
     with evaluating(model):
         for _ in range(count):
             losses, scores = objectives(model, batcher.next())
             for name, value in ({key: loss.item() for key, loss in losses.items()} | scores).items():
-                totals[name] = totals.get(name, 0.0) + value / count
-    return {f"valid_{name}": value for name, value in totals.items()}
+                seen.setdefault(name, []).append(value)
+    return {f"valid_{name}": float(np.nanmean(values)) for name, values in seen.items() if not np.isnan(values).all()}
 
 
 def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
