@@ -389,7 +389,12 @@ async def test_volume(tmp_path: Path) -> None:
             await at.state("idle")
             loudest.append(max(heard))
         assert loudest[1] == pytest.approx(loudest[0] / 2.0)
-        assert at.ear.bodies("repartee/options")[-1] == {"muted": False, "eagerness": "auto", "volume": 0.5}
+        assert at.ear.bodies("repartee/options")[-1] == {
+            "muted": False,
+            "eagerness": "auto",
+            "volume": 0.5,
+            "prosody": [],
+        }
 
 
 async def test_eagerness(tmp_path: Path) -> None:
