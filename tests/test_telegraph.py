@@ -649,7 +649,7 @@ async def test_the_shipped_models_say_what_they_are_told(tmp_path: Path, shipped
     """The real engine speaks the words; a text it cannot read, or one with an unknown tag, is refused by name."""
     engine = Engine.load(shipped_models / "codec", shipped_models / "s2s")
     async with house(tmp_path, engine) as at:
-        for text, says in (("日本", "can be read"), ("<shout> no", "unknown prosody tag <shout>")):
+        for text, says in (("\ue000\ue001", "can be read"), ("<shout> no", "unknown prosody tag <shout>")):
             error = (await at.ear.command("say", {"text": text}))["error"]
             assert error["code"] == "cannot_say"
             assert says in error["message"]
@@ -657,6 +657,6 @@ async def test_the_shipped_models_say_what_they_are_told(tmp_path: Path, shipped
         done = await at.gets("response.done")
         assert done["response"]["status"] == "completed"
         content = done["response"]["output"][0]["content"][0]
-        assert content["transcript"] == "okay, a large latte. anything else?"
+        assert content["transcript"] == "Okay, a large latte. Anything else?"
         frames = sum(message["type"] == "response.output_audio.delta" for message in at.received)
         assert frames > 15

@@ -100,7 +100,9 @@ def test_training_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
     """``--init`` keeps the model's weights, and its sizes where ``--config`` gives no others."""
     _train(data, tmp_path / "out", "--steps", 1, "--init", data / "s2s", "--lr", 1e-9)
     made, start = load_s2s(tmp_path / "out"), load_s2s(data / "s2s")
-    assert made.config == replace(start.config, window=128, backbone=made.config.backbone)
+    chained = made.config.chain_dim  # new, and silent at first
+    assert chained
+    assert made.config == replace(start.config, window=128, backbone=made.config.backbone, chain_dim=chained)
     assert made.config.window != start.config.window
     torch.testing.assert_close(made.text_head.weight, start.text_head.weight)
 
