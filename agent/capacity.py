@@ -21,7 +21,7 @@ import numpy as np
 from agent.worker import StepEngine
 from models.runtime import Mode
 
-USABLE = 0.4  # of the model threads' time
+USABLE = 0.18  # of the model threads' time: five on two cores, where six have underruns (LOG.md)
 ALONE = 0.7  # of a frame: what a conversation may need that is the only one
 FULL_AT = 0.5  # of a frame: the 95th percentile of the present frame times above which nobody is let in
 STEPS = 24  # of each kind that are timed at the start
