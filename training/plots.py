@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -12,6 +13,7 @@ from matplotlib import pyplot
 from training.scoring import Rate
 
 SIZE_INCHES = (6.4, 4.2)
+PITCH_HZ = (60.0, 400.0)  # shown of a voice
 
 
 def plot_understood(curves: Mapping[str, Sequence[tuple[float, Rate]]], clean: Mapping[str, Rate], path: Path) -> None:
@@ -67,7 +69,9 @@ def plot_voices(pitch_hz: Mapping[str, Any], bars: Mapping[str, Mapping[str, flo
     """
     figure, panels = pyplot.subplots(1, 1 + len(bars), figsize=(3.2 * (1 + len(bars)), SIZE_INCHES[1]))
     for name, values in pitch_hz.items():
-        panels[0].hist(values, bins=40, range=(60.0, 400.0), density=True, histtype="step", label=name)
+        inside = np.asarray(values)[(np.asarray(values) >= PITCH_HZ[0]) & (np.asarray(values) <= PITCH_HZ[1])]
+        shares = np.full(len(inside), 1 / max(len(inside), 1))  # a voice without any pitch has none
+        panels[0].hist(inside, bins=40, range=PITCH_HZ, weights=shares, histtype="step", label=name)
     panels[0].set(xlabel="F0 (Hz)", ylabel="share")
     panels[0].legend(fontsize="x-small")
     for axes, (what, values) in zip(panels[1:], bars.items(), strict=True):
