@@ -123,6 +123,7 @@ def test_pairs_without_words_have_failed() -> None:
 
 def test_command(shipped_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The shipped model's sentences go all the way to a table; errors name what is wrong."""
+    pytest.importorskip("parselmouth")
     models = ["--codec", str(shipped_models / "codec"), "--s2s", str(shipped_models / "s2s")]
     assert main([*models, "--no-words", "--count", "2", "--json", str(tmp_path / "made.json")]) == 0
     report = json.loads((tmp_path / "made.json").read_text("utf8"))
