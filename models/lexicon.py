@@ -52,19 +52,19 @@ class Lexicon:
         part.write_bytes(gzip.compress(text.encode("utf8"), mtime=0))
         os.replace(part, path)
 
-    def lookup(self, word: str) -> list[str]:
-        """Phones of a word, best guess first; empty when there is none.
+    def lookup(self, word: str) -> str:
+        """Phones of a word; empty when there are none.
 
         A word that is not in the table may be one in the genitive, or two words written as one; else it is spelt.
         """
         table, small = self.table, word.lower()
         if small in table:
-            return [table[small]]
+            return table[small]
         if small.endswith("'s") and small[:-2] in table:
             stem = table[small[:-2]]
-            return [stem + ("ᵻz" if stem[-1] in _HISSING else "s" if stem[-1] in _VOICELESS else "z")]
+            return stem + ("ᵻz" if stem[-1] in _HISSING else "s" if stem[-1] in _VOICELESS else "z")
         for cut in range(len(small) - MIN_PART, MIN_PART - 1, -1):
             if small[:cut] in table and small[cut:] in table:
-                return [table[small[:cut]] + table[small[cut:]].replace("ˈ", "ˌ")]
+                return table[small[:cut]] + table[small[cut:]].replace("ˈ", "ˌ")
         letters = [table.get(letter.upper(), "") for letter in small if letter.isalpha()]
-        return ["".join(letters)] if letters and all(letters) else []
+        return "".join(letters) if all(letters) else ""

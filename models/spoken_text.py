@@ -38,8 +38,7 @@ _ABBREVIATIONS = {
 }  # fmt: skip
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
            "december")  # fmt: skip
-_SPELT = {"AI", "API", "ATM", "CEO", "DIY", "EU", "FAQ", "ID", "IT", "IP", "PIN", "SIM", "UK", "USA", "USB", "VIP"}
-_SPELT -= {"IT", "PIN", "SIM"}  # these are read as words
+_SPELT = {"AI", "API", "ATM", "CEO", "DIY", "EU", "FAQ", "ID", "IP", "UK", "USA", "USB", "VIP"}  # others are words
 _SYMBOLS = {"&": " and ", "@": " at ", "+": " plus ", "=": " equals ", "%": " percent", "/": " "}
 _MAX_DIGITS = 15  # of a number that is read as one
 _KEPT = "…"  # alone, it is the piece for a word that was not understood

@@ -109,9 +109,7 @@ class Tokenizer:
         return ids
 
     def _encode_word(self, word: str) -> list[int]:
-        if word in self._ids:
-            return [self._ids[word]]
-        return longest_first(word, self._ids)
+        return longest_first(word, self._ids)  # a known word is its own longest piece
 
     def heard(self, text: str) -> list[int]:
         """Ids of what a user says or types; a word that is no piece is the unknown word."""
@@ -144,11 +142,9 @@ class Tokenizer:
         for written in (word, word.lower()):
             if written in self._ids and not is_letter:
                 return [SpokenPiece(self._ids[written], word, begins)]
-        for sounds in self.lexicon.lookup(word.strip()) if self.sounds else ():
-            ids = longest_first(" " + sounds, self._sound_ids)
-            if ids:
-                rest = [SpokenPiece(token, "", False) for token in ids[1:]]
-                return [SpokenPiece(ids[0], word, True), *rest]
+        sounds = self.lexicon.lookup(word.strip()) if self.sounds else ""
+        if ids := longest_first(f" {sounds}", self._sound_ids) if sounds else []:
+            return [SpokenPiece(ids[0], word, True), *(SpokenPiece(token, "", False) for token in ids[1:])]
         ids = longest_first(word, self._ids)
         return [SpokenPiece(token, self.piece(token), begins and not at) for at, token in enumerate(ids)]
 
