@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.codec import AcousticEncoder, Decoder, SemanticEncoder
 from models.conv import State
 from models.features import HOPS_PER_FRAME, N_MEL, N_MEL_LOW
-from models.s2s import N_RECENT, S2S, FrameInput
+from models.s2s import N_DUE, N_RECENT, S2S, FrameInput
 
 OPSET = 18
 
@@ -55,8 +55,8 @@ class _Step(nn.Module):
 
     def forward(self, mode: Tensor, user: Tensor, text: Tensor, transcript: Tensor, agent: Tensor, position: Tensor,
                 mask: Tensor, keys: Tensor, values: Tensor, recent: Tensor | None = None,
-                ) -> tuple[Tensor, ...]:  # fmt: skip
-        frame = FrameInput(mode, user, text, transcript, agent, recent)
+                due: Tensor | None = None) -> tuple[Tensor, ...]:  # fmt: skip
+        frame = FrameInput(mode, user, text, transcript, agent, recent, due)
         out, new_keys, new_values = self.net.step(frame, keys, values, mask, position)
         chain = () if out.chain is None else (out.chain,)
         return out.text, out.transcript, out.agent, out.turn, new_keys, new_values, *chain
@@ -128,5 +128,7 @@ def export_step(net: S2S, path: Path) -> None:
     names = ["mode", "user", "text", "transcript", "agent", "position", "mask", "keys", "values"]
     if net.config.recent_dim:
         inputs, names = [*inputs, integers(N_RECENT)], [*names, "recent"]
+    if net.config.due:
+        inputs, names = [*inputs, integers(N_DUE)], [*names, "due"]
     outputs = ["text_logits", "transcript_logits", "agent_logits", "turn_logits", "new_keys", "new_values"]
     _write(_Step(net), inputs, names, outputs + ["chain"] * bool(net.config.chain_dim), path)

@@ -20,7 +20,7 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
 from models.prosody import canonical, strip_marks
-from models.runtime_state import State, latest
+from models.runtime_state import State, due, latest
 from models.runtime_text import enter_now, internal_ids, next_piece, prosody_token
 from models.sampling import CodeSampler, greedy, sigmoid
 from models.spoken_text import spoken
@@ -292,7 +292,10 @@ class Engine:
         if "recent" in inputs:
             state.recent_log.append(state.recent)
             state.recent = latest(state.recent, int(inputs["text"][0, 0]), int(inputs["transcript"][0, 0]))
-            inputs["recent"][0, 0] = state.recent
+            inputs["recent"][0, 0] = state.recent[:4]
+        if "due" in inputs:
+            speaking = inputs["mode"][0, 0] == SPEAKING
+            inputs["due"][0, 0] = due(state.recent_log, state.recent, self._lead) if speaking else 0
         state.step.run()
         slot = state.position % self._window
         inputs["keys"][:, :, :, slot] = outputs["new_keys"][:, :, :, 0]

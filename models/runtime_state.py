@@ -10,6 +10,7 @@ from models.features import new_history
 from models.graph import GraphStream
 from models.tokenizer import BOS, PAD, SpokenPiece
 
+OLDEST = 15  # steps; a piece that is older counts as this old
 PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
 
 
@@ -32,7 +33,7 @@ class State:
     script: deque[SpokenPiece] | None = None  # pieces that the next reply has to say; None: what the model wants to
     recalled: bool = False  # the script is a reply like any other, to be remembered
     waited: int = 0  # steps since the last of them
-    recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it
+    recent: list[int] = field(default_factory=lambda: [PAD] * 4 + [OLDEST])  # as FrameInput has it; age of the first
     recent_log: list[list[int]] = field(default_factory=list)  # before every step since the reply began
     injected: deque[int] = field(default_factory=deque)  # prosody tokens that the reply has still to take
     put_off: int = 0  # steps that the first of them has waited for a word
@@ -59,5 +60,19 @@ class State:
 
 def latest(recent: list[int], text: int, transcript: int) -> list[int]:
     """``recent`` after one more piece of either stream."""
-    said, heard = recent[:2], recent[2:]
-    return [*(said if text == PAD else [text, said[0]]), *(heard if transcript == PAD else [transcript, heard[0]])]
+    said, heard, age = recent[:2], recent[2:4], min(recent[4] + 1, OLDEST)
+    said, age = (said, age) if text == PAD else ([text, said[0]], 0)
+    return [*said, *(heard if transcript == PAD else [transcript, heard[0]]), age]
+
+
+def due(log: list[list[int]], recent: list[int], lead: int) -> list[int]:
+    """What the newest step of a reply is told to be due, as FrameInput has it.
+
+    Args:
+        log: what was recent before every step of the reply, the newest included.
+        recent: at the newest step.
+        lead: by how many steps text leads its audio.
+    """
+    then = len(log) - lead  # the step that wrote what is heard now
+    said = (recent if lead == 1 else log[then + 1]) if then >= 0 else [PAD] * 5
+    return [*said[:2], said[4], recent[4]]

@@ -7,6 +7,10 @@
 * Words stand apart in their streams, so a step is also told the latest two pieces of each: a word that is to be
   repeated is found by the word before it, wherever that was (the smeared keys of Olsson et al., "In-context learning
   and induction heads", 2022, over words instead of steps).
+* Text leads its audio, so a step of a reply is also told what is due: the two pieces that were the latest when the
+  text of this step's audio was written, and for how long they have been. How a piece sounds then has not to be looked
+  up, only what is to be said (Zeghidour et al., "Streaming sequence-to-sequence learning with delayed streams
+  modeling", arXiv 2509.08753, have the streams aligned in time for the same reason).
 * What the user types is READ, a piece a step in the transcript stream; a reply nobody hears is written, a piece a step.
   Text to be said as it stands is READ with EOS in the text stream, then spoken.
 * After a reply the model may NOTE what it has to remember (the order as it stands), a piece a step in the text stream,
@@ -31,11 +35,13 @@ from transformers.cache_utils import Cache
 
 from models.chain import CodeChain
 from models.quantize import GroupedFSQ
+from models.runtime_state import OLDEST
 
 LISTEN, SPEAK, READ, WRITE = 0, 1, 2, 3  # hear the user, answer aloud; the same two in text alone
 NOTE = 4  # remember, after a reply
 N_MODES = 5
 N_RECENT = 4
+N_DUE = 4
 N_TURN_LOGITS = 2  # the user has finished; the user is speaking in this frame
 
 
@@ -65,6 +71,7 @@ class S2SConfig:
     window: int = 1024  # frames of context
     notes: bool = False  # whether replies are followed by notes
     recent_dim: int = 0  # size of the embedding of recent pieces; 0: steps are not told them
+    due: bool = False  # whether steps of a reply are told the pieces that are due; needs recent_dim
     chain_dim: int = 0  # size of the state of the chain of agent codes; 0: their dimensions are independent
     backbone: dict[str, Any] = field(default_factory=_llama)
 
@@ -74,6 +81,8 @@ class S2SConfig:
                 raise ValueError(f"s2s config: {name} must be at least 1, got {getattr(self, name)}")
         if "model_type" not in self.backbone:
             raise ValueError("s2s config: backbone needs a model_type, for example llama or gpt2")
+        if self.due and not self.recent_dim:
+            raise ValueError("s2s config: due pieces are embedded as recent ones are: set recent_dim")
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,8 @@ class FrameInput:
 
     ``agent[..., 0] < 0`` means no agent audio; ``user`` is ignored unless ``mode`` is LISTEN. ``recent`` [B, T, 4], the
     latest two pieces that are not PAD of text and of transcript, latest first, is only read with ``recent_dim``.
+    ``due`` [B, T, 4] is only read with ``due``: in SPEAK the latest two pieces of text ``lead_frames - 1`` steps ago,
+    how many steps old, up to OLDEST, the latest was then, and how old the latest one is now; else 0.
     """
 
     mode: Tensor
@@ -90,6 +101,7 @@ class FrameInput:
     transcript: Tensor
     agent: Tensor
     recent: Tensor | None = None
+    due: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +178,11 @@ class S2S(nn.Module):
             self.recent_embed = nn.Embedding(config.vocabulary, config.recent_dim)  # of both streams: they must match
             self.recent_enter = nn.Linear(N_RECENT * config.recent_dim, dim, bias=False)
             nn.init.normal_(self.recent_enter.weight, std=0.005)
+        if config.due:
+            self.due_enter = nn.Linear(2 * config.recent_dim, dim, bias=False)
+            self.due_age, self.recent_age = nn.Embedding(OLDEST + 1, dim), nn.Embedding(OLDEST + 1, dim)
+            for weight in (self.due_enter.weight, self.due_age.weight, self.recent_age.weight):
+                nn.init.normal_(weight, std=0.005)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
@@ -188,6 +205,11 @@ class S2S(nn.Module):
         if self.config.recent_dim:
             assert frame.recent is not None, "this model is told recent pieces"
             total = total + self.recent_enter(self.recent_embed(frame.recent).flatten(-2))
+        if self.config.due:
+            assert frame.due is not None, "this model is told due pieces"
+            pieces, (age, newest) = frame.due[..., :2], frame.due[..., 2:].unbind(-1)
+            told = self.due_enter(self.recent_embed(pieces).flatten(-2)) + self.due_age(age) + self.recent_age(newest)
+            total = total + torch.where((frame.mode == SPEAK)[..., None], told, 0.0)
         return total  # type: ignore[no-any-return]
 
     def heads(self, hidden: Tensor) -> FrameOutput:

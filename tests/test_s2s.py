@@ -18,7 +18,8 @@ def backbone(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def _piece(frame: FrameInput, rows: slice, steps: slice) -> FrameInput:
     assert frame.recent is not None
-    parts = (frame.mode, frame.user, frame.text, frame.transcript, frame.agent, frame.recent)
+    assert frame.due is not None
+    parts = (frame.mode, frame.user, frame.text, frame.transcript, frame.agent, frame.recent, frame.due)
     return FrameInput(*(part[rows, steps] for part in parts))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.runtime_state import latest
+from models.runtime_state import OLDEST, due, latest
 from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import LLAMA
@@ -93,11 +93,28 @@ def test_recent_pieces_skip_what_lies_between_words() -> None:
 
 def test_recent_pieces_are_those_of_the_inputs(sequence: dict[str, np.ndarray]) -> None:
     """Text in the first two columns, transcript in the others; the runtime counts them up one step at a time."""
-    recent = [PAD] * 4
+    recent = [PAD] * 4 + [OLDEST]
     for step, row in enumerate(sequence["recent"].tolist()):
         recent = latest(recent, int(sequence["text"][step]), int(sequence["transcript"][step]))
-        assert recent == row
+        assert recent[:4] == row
     assert len(set(sequence["recent"][:, 0])) > 2
+
+
+def test_due_pieces_are_those_of_the_audio(sequence: dict[str, np.ndarray]) -> None:
+    """The runtime counts up what training computes: the pieces written LEAD - 1 steps ago, in replies alone."""
+    recent = [PAD] * 4 + [OLDEST]
+    log: list[list[int]] = []
+    for step, row in enumerate(sequence["due"].tolist()):
+        if sequence["mode"][step] != SPEAK:
+            log.clear()
+            assert row == [0] * 4
+        log = [*log, recent] if sequence["mode"][step] == SPEAK else []
+        recent = latest(recent, int(sequence["text"][step]), int(sequence["transcript"][step]))
+        if log:
+            assert row == due(log, recent, LEAD)
+            spoken = [int(piece) for piece in sequence["text"][step - len(log) + 1 : step - LEAD + 2] if piece != PAD]
+            assert row[0] == (spoken[-1] if len(log) >= LEAD else PAD)
+    assert len(set(sequence["due"][:, 0])) > 2
 
 
 def test_transcript_input_is_last_steps_target(sequence: dict[str, np.ndarray]) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from models.checkpoint import load_weights, save_model
 from models.codec import Codec, CodecConfig
-from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
+from models.runtime_state import OLDEST
+from models.s2s import N_DUE, N_RECENT, S2S, FrameInput, S2SConfig
 from models.tokenizer import EOS, Tokenizer
 from training import export
 from training.user_features import FRONT_END
@@ -53,7 +54,8 @@ def tokenizer() -> Tokenizer:
 
 def s2s_config(window: int = WINDOW, backbone: dict[str, Any] = LLAMA, notes: bool = False) -> S2SConfig:
     levels = CODEC.semantic_levels, CODEC.agent_levels
-    return S2SConfig(len(tokenizer()), *levels, window=window, backbone=backbone, notes=notes, recent_dim=8)
+    return S2SConfig(len(tokenizer()), *levels, window=window, backbone=backbone, notes=notes, recent_dim=8,
+                     due=True)  # fmt: skip
 
 
 def new_s2s(window: int = WINDOW, backbone: dict[str, Any] = LLAMA, notes: bool = False) -> S2S:
@@ -87,6 +89,7 @@ def random_frames(model: S2S, batch: int, steps: int, seed: int = 0) -> FrameInp
         integers(0, config.vocabulary),
         agent,
         integers(0, config.vocabulary, N_RECENT) if config.recent_dim else None,
+        integers(0, OLDEST + 1, N_DUE) if config.due else None,
     )
 
 

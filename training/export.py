@@ -30,7 +30,8 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
 from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
-from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
+from models.runtime_state import OLDEST
+from models.s2s import N_DUE, N_RECENT, S2S, FrameInput, S2SConfig
 from models.source_filter import synthesise
 from models.tokenizer import Tokenizer
 from training.encoders import WARM_FRAMES, load_codec_config
@@ -162,6 +163,7 @@ def check_step(model: S2S, path: Path) -> float:
             draw(config.vocabulary), draw(config.vocabulary),
             draw(200, len(config.agent_levels)),
             draw(config.vocabulary, N_RECENT) if config.recent_dim else None,
+            draw(OLDEST + 1, N_DUE) if config.due else None,
         )  # fmt: skip
         for name, given in vars(frame).items():
             if given is not None:

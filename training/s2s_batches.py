@@ -52,7 +52,7 @@ def collate(sequences: Sequence[FrameSequence]) -> Batch:
     padding = torch.tensor([[1] * len(s.mode) + [0] * (longest - len(s.mode)) for s in sequences])
     frame = FrameInput(
         stack("mode", LISTEN), stack("user", 0), stack("text", PAD), stack("transcript", PAD), stack("agent", -1),
-        stack("recent", PAD),
+        stack("recent", PAD), stack("due", 0),
     )  # fmt: skip
     return Batch(
         frame, padding, stack("text_target", IGNORE), stack("transcript_target", IGNORE),

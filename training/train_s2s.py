@@ -125,13 +125,13 @@ def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
     config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels, notes=args.domain is not None,
-                       recent_dim=RECENT_DIM, chain_dim=CHAIN_DIM)  # fmt: skip
+                       recent_dim=RECENT_DIM, chain_dim=CHAIN_DIM, due=True)  # fmt: skip
     if args.init:
         sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
         config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
                          agent_levels=config.agent_levels, notes=config.notes,
                          recent_dim=sizes.recent_dim or config.recent_dim,
-                         chain_dim=sizes.chain_dim or config.chain_dim)  # fmt: skip
+                         chain_dim=sizes.chain_dim or config.chain_dim, due=True)  # fmt: skip
     allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
     model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
     if args.init:
