@@ -90,17 +90,11 @@ class Injector:
         """A step was spoken, and its audio sent."""
         assert self._reply is not None, "a step of a reply"
         self._text += out.text
-        frames = self._reply.pacer.frames
-        if out.entered:
-            self._entered(out.entered, frames - (out.pcm is not None), injected=True)
-        if out.mark:
-            self._entered(out.mark, frames, injected=out.injected)
-
-    def _entered(self, token: str, frames: int, *, injected: bool) -> None:
-        asked = self._waiting.popleft()[1] if injected else None
-        event_id = None if asked is None else asked.event_id
-        sample = frames * self._lane.frame_size
-        self._emit(events.ProsodyEntered(token, PROSODY_IDS[token], sample, injected, event_id))
+        for mark in out.marks:
+            asked = self._waiting.popleft()[1] if mark.injected else None
+            event_id = None if asked is None else asked.event_id
+            sample = mark.frame * self._lane.frame_size
+            self._emit(events.ProsodyEntered(mark.token, PROSODY_IDS[mark.token], sample, mark.injected, event_id))
 
     def end(self, status: events.ResponseStatus) -> None:
         """The reply has ended; what it did not take is lost."""

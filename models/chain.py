@@ -29,9 +29,9 @@ class CodeChain(nn.Module):
         dims = fsq.dims
         self.enter = nn.Linear(hidden, inner)
         self.told = nn.Parameter(torch.randn(dims, dims, inner) * dims**-0.5)  # [from, to, inner]
-        self.leave = nn.Parameter(torch.zeros(int(fsq.levels.sum()), inner))
+        self.leave = nn.Parameter(torch.zeros(sum(map(sum, fsq.groups)), inner))
         self.register_buffer("before", torch.ones(dims, dims).triu(1)[..., None], persistent=False)
-        self._levels = fsq.levels.tolist()
+        self._levels = [level for group in fsq.groups for level in group]
 
     def forward(self, state: Tensor, values: Tensor) -> Tensor:
         """Corrections [N, sum(levels)] from states [N, inner] and the frame's true values [N, D] in -1 to 1."""

@@ -4,16 +4,21 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from models.codec import AcousticEncoder, Decoder, SemanticEncoder
 from models.conv import State
 from models.features import HOPS_PER_FRAME, N_MEL, N_MEL_LOW
-from models.s2s import N_DUE, N_RECENT, S2S, FrameInput
+from models.s2s import N_RECENT, S2S, FrameInput
+from models.talker import Talker
+from models.timeline import N_ACTING, SHOWN, SLOTS
 
 OPSET = 18
+SMALL = 1024  # weights that stay as they are
 
 
 class _Semantic(nn.Module):
@@ -55,11 +60,20 @@ class _Step(nn.Module):
 
     def forward(self, mode: Tensor, user: Tensor, text: Tensor, transcript: Tensor, agent: Tensor, position: Tensor,
                 mask: Tensor, keys: Tensor, values: Tensor, recent: Tensor | None = None,
-                due: Tensor | None = None) -> tuple[Tensor, ...]:  # fmt: skip
-        frame = FrameInput(mode, user, text, transcript, agent, recent, due)
+                ) -> tuple[Tensor, ...]:  # fmt: skip
+        frame = FrameInput(mode, user, text, transcript, agent, recent)
         out, new_keys, new_values = self.net.step(frame, keys, values, mask, position)
-        chain = () if out.chain is None else (out.chain,)
-        return out.text, out.transcript, out.agent, out.turn, new_keys, new_values, *chain
+        return out.text, out.transcript, out.turn, new_keys, new_values
+
+
+class _Talk(nn.Module):
+    def __init__(self, net: Talker) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, symbols: Tensor, acting: Tensor, before: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        hidden, new = self.net(symbols, acting, before, list(state))
+        return (self.net.codes(hidden), self.net.chain.enter(hidden), *new)
 
 
 def _write(net: nn.Module, inputs: Sequence[Tensor], names: Sequence[str], outputs: Sequence[str], path: Path) -> None:
@@ -72,7 +86,22 @@ def _write(net: nn.Module, inputs: Sequence[Tensor], names: Sequence[str], outpu
         )  # fmt: skip
     graph = onnx.load(path)
     _forget_origin(graph)
+    _store_half(graph.graph)
     onnx.save(graph, path)
+
+
+def _store_half(graph: onnx.GraphProto) -> None:
+    """Keep weights in half precision where that loses nothing, cast when the graph is opened: half the file size."""
+    casts = []
+    for weights in graph.initializer:
+        values = numpy_helper.to_array(weights)
+        if values.dtype != np.float32 or values.size < SMALL or not np.array_equal(values.astype(np.float16), values):
+            continue
+        casts.append(onnx.helper.make_node("Cast", [f"{weights.name}_half"], [weights.name], to=TensorProto.FLOAT))
+        weights.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{weights.name}_half"))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
@@ -128,7 +157,14 @@ def export_step(net: S2S, path: Path) -> None:
     names = ["mode", "user", "text", "transcript", "agent", "position", "mask", "keys", "values"]
     if net.config.recent_dim:
         inputs, names = [*inputs, integers(N_RECENT)], [*names, "recent"]
-    if net.config.due:
-        inputs, names = [*inputs, integers(N_DUE)], [*names, "due"]
-    outputs = ["text_logits", "transcript_logits", "agent_logits", "turn_logits", "new_keys", "new_values"]
-    _write(_Step(net), inputs, names, outputs + ["chain"] * bool(net.config.chain_dim), path)
+    outputs = ["text_logits", "transcript_logits", "turn_logits", "new_keys", "new_values"]
+    _write(_Step(net), inputs, names, outputs, path)
+
+
+def export_talker(net: Talker, path: Path) -> None:
+    """One frame of a reply -> logits [1, 1, sum(levels)] without what the chain adds, and its state."""
+    state = net.init_state(1)
+    names, outputs = _with_state(state, ["symbols", "acting", "before"], ["agent_logits", "chain"])
+    symbols = torch.zeros(1, 1, SHOWN * SLOTS, dtype=torch.int64)
+    before = torch.zeros(1, 1, len(net.fsq.groups), dtype=torch.int64)
+    _write(_Talk(net), [symbols, torch.zeros(1, 1, N_ACTING), before, *state], names, outputs, path)

@@ -15,14 +15,15 @@ import numpy as np
 import onnxruntime as ort
 
 from models import synthesis
-from models.artefacts import open_graph, read_chain, read_config
+from models.artefacts import open_graph, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
 from models.prosody import canonical, strip_marks
-from models.runtime_state import State, due, latest
-from models.runtime_text import enter_now, internal_ids, next_piece, prosody_token
-from models.sampling import CodeSampler, greedy, sigmoid
+from models.runtime_state import State, latest
+from models.runtime_talker import Mark, TalkerRuntime
+from models.runtime_text import enter_now, internal_ids, next_piece
+from models.sampling import greedy, sigmoid
 from models.spoken_text import spoken
 from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 
@@ -51,9 +52,7 @@ class StepOut:
     user_text: user transcript newly emitted.
     end_of_turn: probability that the user has finished, LISTEN only.
     done: the reply is complete with this frame.
-    mark: prosody token newly emitted; it is no part of the text. It changes the audio of the steps after this one.
-    injected: that token came from :meth:`Engine.inject`.
-    entered: injected prosody token that was in time to change the audio of this very step.
+    marks: prosody tokens newly written; they are no part of the text.
     """
 
     pcm: np.ndarray | None = None
@@ -61,9 +60,7 @@ class StepOut:
     user_text: str = ""
     end_of_turn: float = 0.0
     done: bool = False
-    mark: str = ""
-    injected: bool = False
-    entered: str = ""
+    marks: tuple[Mark, ...] = ()
 
 
 class Engine:
@@ -72,15 +69,14 @@ class Engine:
     sample_rate = SAMPLE_RATE
     frame_size = FRAME_SIZE
 
-    def __init__(self, codec: dict[str, ort.InferenceSession], step: ort.InferenceSession, tokenizer: Tokenizer,
-                 config: dict[str, object], chain: tuple[np.ndarray, np.ndarray] | None = None) -> None:  # fmt: skip
-        self._codec, self._step, self._tokenizer = codec, step, tokenizer
+    def __init__(self, codec: dict[str, ort.InferenceSession], step: ort.InferenceSession, talker: TalkerRuntime,
+                 tokenizer: Tokenizer, config: dict[str, object]) -> None:  # fmt: skip
+        self._codec, self._step, self._talker, self._tokenizer = codec, step, talker, tokenizer
         self._lead = int(config["lead_frames"])  # type: ignore[call-overload]
         self._reads_text = bool(config.get("reads_text"))  # models exported before 2026-11-21 only listen and speak
         self._writes_notes = bool(config.get("writes_notes"))
         self._window = int(config["window"])  # type: ignore[call-overload]
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
-        self._sampler = CodeSampler(config["agent_levels"], chain)  # type: ignore[arg-type]
         self._silence = np.array(config["silence_codes"], np.int64)
 
     @classmethod
@@ -100,16 +96,16 @@ class Engine:
         graphs = {name: open_graph(codec / f"{name}.onnx") for name in ("semantic_encoder", "decoder")}
         step, tokenizer = open_graph(s2s / "step.onnx"), Tokenizer.load(s2s / "tokenizer.json")
         try:
-            chain = read_chain(s2s / "chain.npz") if config.get("chained") else None
-            return cls(graphs, step, tokenizer, config, chain)
+            return cls(graphs, step, TalkerRuntime.load(s2s, config), tokenizer, config)
         except (KeyError, TypeError, ValueError) as exc:
             raise ArtefactError(f"{s2s / 'config.json'}: incomplete or wrong ({exc!r})") from exc
 
     def new_state(self) -> State:
         """A fresh session; about as much memory as its key/value window."""
         state = State(
-            GraphStream(self._codec["semantic_encoder"]), GraphStream(self._codec["decoder"]), GraphStream(self._step)
-        )
+            GraphStream(self._codec["semantic_encoder"]), GraphStream(self._codec["decoder"]), GraphStream(self._step),
+            self._talker.new(),
+        )  # fmt: skip
         state.step.inputs["mask"][:] = BLOCKED
         state.step.inputs["mask"][..., -1] = 0.0
         return state
@@ -171,22 +167,25 @@ class Engine:
         inputs["mode"][:], inputs["user"][:] = SPEAKING, 0
         inputs["transcript"][:] = state.transcript
         state.transcript = PAD
-        entered = enter_now(inputs["text"], state)
+        marks = []
+        if enter_now(inputs["text"], state):
+            state.utterance.said.pop()
+            marks.append(self._talker.write(int(inputs["text"][0, 0]), True, state.utterance))
         self._advance(state)
         state.reply_steps += 1
         last = int(inputs["text"][0, 0])
         (token, text, _), injected = next_piece(outputs["text_logits"], last, state, self._tokenizer)
         inputs["text"][:] = token
+        marks.append(self._talker.write(token, injected, state.utterance))
         pcm = None
-        if state.reply_steps > self._lead:
-            codes = self._sampler(outputs["agent_logits"], outputs.get("chain"))
+        if (codes := self._talker.codes(state.utterance)) is not None:
             inputs["agent"][0, 0] = codes
             pcm = self._decode(codes, state)
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
             state.speaking, state.script = False, None
             state.drop_injected()
-        return StepOut(pcm, text, done=done, mark=prosody_token(token), injected=injected, entered=entered)
+        return StepOut(pcm, text, done=done, marks=tuple(mark for mark in marks if mark.token))
 
     def inject(self, tokens: Sequence[str], state: State) -> None:
         """Make prosody tokens the next pieces of the reply that is spoken, or of the next one before it begins.
@@ -273,6 +272,7 @@ class Engine:
         state.history[:] = 0.0
         state.prefix.clear()
         state.decoder.reset()
+        state.utterance.begin()
         state.sound = synthesis.new_synthesis_state()
         for _ in range(2):
             self._decode(self._silence, state)
@@ -292,10 +292,7 @@ class Engine:
         if "recent" in inputs:
             state.recent_log.append(state.recent)
             state.recent = latest(state.recent, int(inputs["text"][0, 0]), int(inputs["transcript"][0, 0]))
-            inputs["recent"][0, 0] = state.recent[:4]
-        if "due" in inputs:
-            speaking = inputs["mode"][0, 0] == SPEAKING
-            inputs["due"][0, 0] = due(state.recent_log, state.recent, self._lead) if speaking else 0
+            inputs["recent"][0, 0] = state.recent
         state.step.run()
         slot = state.position % self._window
         inputs["keys"][:, :, :, slot] = outputs["new_keys"][:, :, :, 0]
@@ -314,10 +311,7 @@ class Engine:
             state: the session's; it is not changed.
             heard_frames: how many frames of the reply's audio were played.
         """
-        ear = replace(
-            state, encoder=state.encoder.copy(), step=state.step.copy(), history=state.history.copy(),
-            prefix=state.prefix.copy(), recent_log=state.recent_log.copy(), script=None, injected=deque(),
-        )  # fmt: skip
+        ear = replace(state.copy(), script=None, injected=deque())
         self.truncate_reply(ear, heard_frames)
         return ear
 

@@ -8,9 +8,10 @@ import numpy as np
 from models import synthesis
 from models.features import new_history
 from models.graph import GraphStream
+from models.runtime_talker import Utterance
 from models.tokenizer import BOS, PAD, SpokenPiece
 
-OLDEST = 15  # steps; a piece that is older counts as this old
+NO_WORD, NEXT_WORD, THIS_WORD = range(3)
 PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
 
 
@@ -21,6 +22,7 @@ class State:
     encoder: GraphStream
     decoder: GraphStream
     step: GraphStream
+    utterance: Utterance
     history: np.ndarray = field(default_factory=new_history)
     sound: synthesis.SynthesisState = field(default_factory=synthesis.new_synthesis_state)
     prefix: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=PREFIX_FRAMES))
@@ -33,11 +35,13 @@ class State:
     script: deque[SpokenPiece] | None = None  # pieces that the next reply has to say; None: what the model wants to
     recalled: bool = False  # the script is a reply like any other, to be remembered
     waited: int = 0  # steps since the last of them
-    recent: list[int] = field(default_factory=lambda: [PAD] * 4 + [OLDEST])  # as FrameInput has it; age of the first
+    recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it
     recent_log: list[list[int]] = field(default_factory=list)  # before every step since the reply began
     injected: deque[int] = field(default_factory=deque)  # prosody tokens that the reply has still to take
     put_off: int = 0  # steps that the first of them has waited for a word
     owed: SpokenPiece | None = None  # a piece whose place one of them took
+    pausing: int = 0  # steps until the word after a pause
+    emphasis: int = 0  # NO_WORD, NEXT_WORD or THIS_WORD is emphasised
     note_due: bool = False  # the reply is not noted yet
     note_steps: int = 0  # of the note right after the reply
     note_piece: int = BOS  # its latest piece
@@ -46,13 +50,14 @@ class State:
         """The reply has ended, and with it what it should still have taken."""
         self.injected.clear()
         self.put_off, self.owed = 0, None
+        self.pausing, self.emphasis = 0, NO_WORD
 
     def copy(self) -> "State":
         """Another session that goes on from here; the two share nothing."""
         sound = replace(self.sound, source=self.sound.source.copy(), tail=self.sound.tail.copy())
         return replace(
             self, encoder=self.encoder.copy(), decoder=self.decoder.copy(), step=self.step.copy(), sound=sound,
-            history=self.history.copy(), prefix=self.prefix.copy(),
+            utterance=self.utterance.copy(), history=self.history.copy(), prefix=self.prefix.copy(),
             script=None if self.script is None else self.script.copy(),
             recent=list(self.recent), recent_log=list(self.recent_log), injected=self.injected.copy(),
         )  # fmt: skip
@@ -60,19 +65,5 @@ class State:
 
 def latest(recent: list[int], text: int, transcript: int) -> list[int]:
     """``recent`` after one more piece of either stream."""
-    said, heard, age = recent[:2], recent[2:4], min(recent[4] + 1, OLDEST)
-    said, age = (said, age) if text == PAD else ([text, said[0]], 0)
-    return [*said, *(heard if transcript == PAD else [transcript, heard[0]]), age]
-
-
-def due(log: list[list[int]], recent: list[int], lead: int) -> list[int]:
-    """What the newest step of a reply is told to be due, as FrameInput has it.
-
-    Args:
-        log: what was recent before every step of the reply, the newest included.
-        recent: at the newest step.
-        lead: by how many steps text leads its audio.
-    """
-    then = len(log) - lead  # the step that wrote what is heard now
-    said = (recent if lead == 1 else log[then + 1]) if then >= 0 else [PAD] * 5
-    return [*said[:2], said[4], recent[4]]
+    said, heard = recent[:2], recent[2:]
+    return [*(said if text == PAD else [text, said[0]]), *(heard if transcript == PAD else [transcript, heard[0]])]

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.errors import ProsodyTagError
-from models.prosody import PAUSES, PROSODY_IDS, PROSODY_TOKENS
-from models.runtime_state import State
+from models.prosody import EMPH, PAUSES, PROSODY_IDS, PROSODY_TOKENS
+from models.runtime_state import NEXT_WORD, NO_WORD, THIS_WORD, State
 from models.sampling import greedy
-from models.tokenizer import EOS, FIRST_PIECE, FIRST_PROSODY, PAD, SpokenPiece, Tokenizer
+from models.tokenizer import EOS, FIRST_PROSODY, PAD, SpokenPiece, Tokenizer, prosody_token
 
 MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
+PAUSE_STEPS = dict(zip(PAUSES, (4, 9), strict=True))  # from a pause to the next word: 320 and 720 ms
 MAX_WAIT_FOR_WORD = 1  # steps that an injected token waits for the end of a word of several pieces
 _NOTHING = SpokenPiece(PAD, "", False)
 
@@ -28,14 +29,47 @@ def next_piece(logits: np.ndarray, last: int, state: State, tokenizer: Tokenizer
     Returns:
         The piece, and whether it was injected.
     """
+    pausing, state.pausing = state.pausing, max(state.pausing - 1, 0)
+    row = logits.reshape(-1)
+    waits = pausing > 1 + _marks_ahead(state.script)
     if state.owed is not None:
-        piece, state.owed = state.owed, None
+        piece, state.owed = (_NOTHING, state.owed) if waits else (state.owed, None)
     elif state.script is not None:
-        piece = _follow(state.script, logits.reshape(-1), last, state)
+        piece = _NOTHING if waits else _follow(state.script, row, last, state, pausing > 0)
     else:
-        text = tokenizer.piece(token := greedy(logits))
+        text = tokenizer.piece(token := greedy(row))
         piece = SpokenPiece(token, text, text.startswith(" "))
-    return _interject(piece, state)
+        if waits and token != PAD:
+            piece, state.owed = _NOTHING, piece
+    piece, injected = _interject(_stretched(piece, state), state)
+    _keep_time(piece.token, state)
+    return piece, injected
+
+
+def _keep_time(token: int, state: State) -> None:
+    """Note what a token says about the time of what follows.
+
+    The text is the clock of a reply: how long a word and a pause are is decided here, what they sound like is not.
+    """
+    mark = prosody_token(token)
+    state.pausing = PAUSE_STEPS.get(mark, state.pausing)
+    state.emphasis = NEXT_WORD if mark == EMPH else state.emphasis
+
+
+def _marks_ahead(script: deque[SpokenPiece] | None) -> int:
+    """How many tokens stand before the next word of a script: they belong to it, not to the pause before them."""
+    return 0 if script is None else next((at for at, piece in enumerate(script) if not prosody_token(piece.token)), 0)
+
+
+def _stretched(piece: SpokenPiece, state: State) -> SpokenPiece:
+    """The piece, or nothing where an emphasised word still goes on: it is a step longer than it would be."""
+    mark = prosody_token(piece.token)
+    if state.emphasis == NEXT_WORD and piece.begins and not mark:
+        state.emphasis = THIS_WORD
+    elif state.emphasis == THIS_WORD and (piece.begins or piece.token == EOS):
+        state.emphasis, state.owed = NO_WORD, piece
+        return _NOTHING
+    return piece
 
 
 def enter_now(text: np.ndarray, state: State) -> str:
@@ -52,6 +86,7 @@ def enter_now(text: np.ndarray, state: State) -> str:
         return ""
     token = state.injected.popleft()
     text[:] = token
+    _keep_time(token, state)
     return prosody_token(token)
 
 
@@ -79,13 +114,8 @@ def read_tokens(tokens: Sequence[str | int]) -> tuple[str, ...]:
     return named
 
 
-def prosody_token(token: int) -> str:
-    """The name of a prosody token's internal id, empty for any other piece."""
-    return PROSODY_TOKENS[token - FIRST_PROSODY] if FIRST_PROSODY <= token < FIRST_PIECE else ""
-
-
-def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State) -> SpokenPiece:
-    """The next piece of a script when the model would write one now, or right after the token that it belongs to."""
+def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State, due: bool) -> SpokenPiece:
+    """The next piece of a script when it is due, or the model would write one, or after the token it belongs to."""
     if not script:
         state.waited += 1
         ended = greedy(row) == EOS or state.waited > MAX_WAIT
@@ -93,7 +123,7 @@ def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State
     others = np.logaddexp.reduce(np.delete(row, PAD))
     # a word comes right after its prosody token; a pause has its silence before the next word
     marked = state.waited == 0 and state.reply_steps > 1 and prosody_token(last) not in ("", *PAUSES)
-    if marked or others > row[PAD] or state.waited >= MAX_WAIT:
+    if due or marked or others > row[PAD] or state.waited >= MAX_WAIT:
         state.waited = 0
         return script.popleft()
     state.waited += 1

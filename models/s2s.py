@@ -7,18 +7,14 @@
 * Words stand apart in their streams, so a step is also told the latest two pieces of each: a word that is to be
   repeated is found by the word before it, wherever that was (the smeared keys of Olsson et al., "In-context learning
   and induction heads", 2022, over words instead of steps).
-* Text leads its audio, so a step of a reply is also told what is due: the two pieces that were the latest when the
-  text of this step's audio was written, and for how long they have been. How a piece sounds then has not to be looked
-  up, only what is to be said (Zeghidour et al., "Streaming sequence-to-sequence learning with delayed streams
-  modeling", arXiv 2509.08753, have the streams aligned in time for the same reason).
 * What the user types is READ, a piece a step in the transcript stream; a reply nobody hears is written, a piece a step.
   Text to be said as it stands is READ with EOS in the text stream, then spoken.
 * After a reply the model may NOTE what it has to remember (the order as it stands), a piece a step in the text stream,
   heard and seen by nobody: the next turn starts from the last note instead of from all turns before it (the belief
   state of Hosseini-Asl et al., "A simple language model for task-oriented dialogue", arXiv 2005.00796, moved to where
   it does not delay the answer).
-* Outputs: the agent's text (inner monologue: leads its audio by ``lead_frames``), the user's transcript, agent codes
-  (one softmax a quantiser dimension, each told those before it: :mod:`models.chain`), end-of-turn logits.
+* Outputs of the backbone: the agent's text (inner monologue: leads its audio by ``lead_frames``), the user's
+  transcript, end-of-turn logits. From the text the talker makes the agent's codes: :mod:`models.talker`.
 * Codes are embedded by a small network over their dequantised values, so near codes start as near vectors.
 """
 
@@ -33,15 +29,13 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 from transformers.cache_utils import Cache
 
-from models.chain import CodeChain
 from models.quantize import GroupedFSQ
-from models.runtime_state import OLDEST
+from models.talker import Talker
 
 LISTEN, SPEAK, READ, WRITE = 0, 1, 2, 3  # hear the user, answer aloud; the same two in text alone
 NOTE = 4  # remember, after a reply
 N_MODES = 5
 N_RECENT = 4
-N_DUE = 4
 N_TURN_LOGITS = 2  # the user has finished; the user is speaking in this frame
 
 
@@ -71,18 +65,17 @@ class S2SConfig:
     window: int = 1024  # frames of context
     notes: bool = False  # whether replies are followed by notes
     recent_dim: int = 0  # size of the embedding of recent pieces; 0: steps are not told them
-    due: bool = False  # whether steps of a reply are told the pieces that are due; needs recent_dim
-    chain_dim: int = 0  # size of the state of the chain of agent codes; 0: their dimensions are independent
+    symbols: int = 2  # of phones that the talker knows
+    talker_dim: int = 320
+    talker_layers: int = 6
     backbone: dict[str, Any] = field(default_factory=_llama)
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "lead_frames", "transcript_delay_frames", "window"):
+        for name in ("vocabulary", "lead_frames", "transcript_delay_frames", "window", "talker_dim", "talker_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"s2s config: {name} must be at least 1, got {getattr(self, name)}")
         if "model_type" not in self.backbone:
             raise ValueError("s2s config: backbone needs a model_type, for example llama or gpt2")
-        if self.due and not self.recent_dim:
-            raise ValueError("s2s config: due pieces are embedded as recent ones are: set recent_dim")
 
 
 @dataclass(frozen=True)
@@ -91,8 +84,6 @@ class FrameInput:
 
     ``agent[..., 0] < 0`` means no agent audio; ``user`` is ignored unless ``mode`` is LISTEN. ``recent`` [B, T, 4], the
     latest two pieces that are not PAD of text and of transcript, latest first, is only read with ``recent_dim``.
-    ``due`` [B, T, 4] is only read with ``due``: in SPEAK the latest two pieces of text ``lead_frames - 1`` steps ago,
-    how many steps old, up to OLDEST, the latest was then, and how old the latest one is now; else 0.
     """
 
     mode: Tensor
@@ -101,21 +92,15 @@ class FrameInput:
     transcript: Tensor
     agent: Tensor
     recent: Tensor | None = None
-    due: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class FrameOutput:
-    """Logits: text, transcript [B, T, V]; agent [B, T, sum(levels)]; turn [B, T, N_TURN_LOGITS].
-
-    With ``chain_dim``, agent logits lack what the chain adds from ``chain`` [B, T, chain_dim].
-    """
+    """Logits: text, transcript [B, T, V]; turn [B, T, N_TURN_LOGITS]."""
 
     text: Tensor
     transcript: Tensor
-    agent: Tensor
     turn: Tensor
-    chain: Tensor | None = None
 
 
 class WindowCache(Cache):
@@ -146,7 +131,7 @@ class WindowCache(Cache):
 
 
 class S2S(nn.Module):
-    """See the module's docstring. ``forward`` trains on whole sequences, ``step`` advances one frame."""
+    """See the module's docstring. ``forward`` trains the backbone on whole sequences, ``step`` advances one frame."""
 
     def __init__(self, config: S2SConfig) -> None:
         super().__init__()
@@ -167,22 +152,13 @@ class S2S(nn.Module):
         self.mode_embed = nn.Embedding(N_MODES if config.notes else NOTE, dim)
         self.text_head, self.transcript_head = nn.Linear(dim, config.vocabulary), nn.Linear(dim, config.vocabulary)
         self.turn_head = nn.Linear(dim, N_TURN_LOGITS)
-        self.agent_head = nn.Sequential(
-            nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, sum(map(sum, config.agent_levels)))
-        )
-        if config.chain_dim:
-            self.chain = CodeChain(dim, config.chain_dim, self.agent_fsq)
+        self.talker = Talker(config.symbols, config.talker_dim, config.talker_layers, self.agent_fsq)
         for table in (self.text_embed, self.transcript_embed, self.mode_embed):
             nn.init.normal_(table.weight, std=0.1)
         if config.recent_dim:
             self.recent_embed = nn.Embedding(config.vocabulary, config.recent_dim)  # of both streams: they must match
             self.recent_enter = nn.Linear(N_RECENT * config.recent_dim, dim, bias=False)
             nn.init.normal_(self.recent_enter.weight, std=0.005)
-        if config.due:
-            self.due_enter = nn.Linear(2 * config.recent_dim, dim, bias=False)
-            self.due_age, self.recent_age = nn.Embedding(OLDEST + 1, dim), nn.Embedding(OLDEST + 1, dim)
-            for weight in (self.due_enter.weight, self.due_age.weight, self.recent_age.weight):
-                nn.init.normal_(weight, std=0.005)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
@@ -205,26 +181,11 @@ class S2S(nn.Module):
         if self.config.recent_dim:
             assert frame.recent is not None, "this model is told recent pieces"
             total = total + self.recent_enter(self.recent_embed(frame.recent).flatten(-2))
-        if self.config.due:
-            assert frame.due is not None, "this model is told due pieces"
-            pieces, (age, newest) = frame.due[..., :2], frame.due[..., 2:].unbind(-1)
-            told = self.due_enter(self.recent_embed(pieces).flatten(-2)) + self.due_age(age) + self.recent_age(newest)
-            total = total + torch.where((frame.mode == SPEAK)[..., None], told, 0.0)
         return total  # type: ignore[no-any-return]
 
     def heads(self, hidden: Tensor) -> FrameOutput:
-        """Logits of all streams from the backbone's output [B, T, D]."""
-        return FrameOutput(
-            self.text_head(hidden), self.transcript_head(hidden), self.agent_head(hidden), self.turn_head(hidden),
-            self.chain.enter(hidden) if self.config.chain_dim else None,
-        )  # fmt: skip
-
-    def agent_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """Logits [N, sum(levels)] of every dimension, given the output [N, D] and those before it in ``codes``."""
-        logits = self.agent_head(hidden)
-        if self.config.chain_dim:
-            logits = logits + self.chain(self.chain.enter(hidden), self.agent_fsq.dequantize(codes))
-        return logits  # type: ignore[no-any-return]
+        """Logits from the backbone's output [B, T, D]."""
+        return FrameOutput(self.text_head(hidden), self.transcript_head(hidden), self.turn_head(hidden))
 
     def forward(self, frame: FrameInput, padding: Tensor | None = None) -> FrameOutput:
         """Whole sequences from an empty context.

@@ -16,33 +16,28 @@ class CodeSampler:
 
     Args:
         groups: levels of every dimension, by group.
-        chain: weights of :class:`models.chain.CodeChain`, told [D, D, inner] and leave [sum(levels), inner]; without
-            them the dimensions are independent.
+        chain: weights of :class:`models.chain.CodeChain`, told [D, D, inner] and leave [sum(levels), inner].
+
+    Raises:
+        ValueError: the weights are of another quantiser.
     """
 
-    def __init__(self, groups: Sequence[Sequence[int]], chain: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+    def __init__(self, groups: Sequence[Sequence[int]], chain: tuple[np.ndarray, np.ndarray]) -> None:
         levels = [level for group in groups for level in group]
         self._edges = np.cumsum([0, *levels])
         self._radix = [np.cumprod([1, *group[:-1]]) for group in groups]
         self._values = [np.linspace(-1, 1, level, dtype=np.float32) for level in levels]
-        if chain is not None:
-            told, leave = (weights.astype(np.float32) for weights in chain)
-            if told.shape != (len(levels), len(levels), leave.shape[-1]) or len(leave) != self._edges[-1]:
-                raise ValueError(f"chain weights {told.shape} and {leave.shape} do not fit {len(levels)} dimensions")
-            self._told, self._leave = told, [leave[a:b] for a, b in pairwise(self._edges)]
-        self._chained = chain is not None
+        told, leave = (weights.astype(np.float32) for weights in chain)
+        if told.shape != (len(levels), len(levels), leave.shape[-1]) or len(leave) != self._edges[-1]:
+            raise ValueError(f"chain weights {told.shape} and {leave.shape} do not fit {len(levels)} dimensions")
+        self._told, self._leave = told, [leave[a:b] for a, b in pairwise(self._edges)]
 
-    def __call__(self, logits: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, state: np.ndarray) -> np.ndarray:
         """Logits [..., sum(levels)] of a single position, and its chain's state -> codes int64 [groups]."""
         row = logits.reshape(-1)
-        told = (
-            np.repeat(state.reshape(1, -1), len(self._values), axis=0) if self._chained and state is not None else None
-        )
+        told = np.repeat(state.reshape(1, -1), len(self._values), axis=0)
         picks = []
         for dim, (a, b) in enumerate(pairwise(self._edges)):
-            if told is None:
-                picks.append(int(np.argmax(row[a:b])))
-                continue
             inner = told[dim] / (1.0 + np.exp(-told[dim]))
             picks.append(int(np.argmax(row[a:b] + self._leave[dim] @ inner)))
             told[dim + 1 :] += self._values[dim][picks[-1]] * self._told[dim, dim + 1 :]

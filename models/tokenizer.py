@@ -51,6 +51,11 @@ def longest_first(word: str, table: Mapping[str, int]) -> list[int]:
     return ids
 
 
+def prosody_token(token: int) -> str:
+    """The name of a prosody token's internal id, empty for any other piece."""
+    return PROSODY_TOKENS[token - FIRST_PROSODY] if FIRST_PROSODY <= token < FIRST_PIECE else ""
+
+
 class SpokenPiece(NamedTuple):
     """A piece of a text that is to be spoken."""
 
@@ -156,6 +161,11 @@ class Tokenizer:
     def piece(self, token: int) -> str:
         """The text behind an internal id; specials, prosody tokens and sounds have none (empty)."""
         return self.pieces[token - FIRST_PIECE] if FIRST_PIECE <= token < FIRST_PIECE + len(self.pieces) else ""
+
+    def written(self, token: int) -> str:
+        """The text of a piece or the phones of a sound, with the space where a word begins; specials have none."""
+        index = token - FIRST_PIECE - len(self.pieces)
+        return self.sounds[index] if index >= 0 else self.piece(token)
 
     def phones(self, token: int) -> int:
         """How many phones a sound has; 0 for any other piece."""

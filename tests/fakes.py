@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from models.runtime import Mode, StepOut
+from models.runtime_talker import Mark
 from streaming.audio_io import DeviceLost
 from streaming.playout import Playout
 from streaming.resample import float_to_pcm16
@@ -155,8 +156,10 @@ class FakeEngine:
         done = frame == self.reply_frames - 1
         if done:
             state.reply_step, state.script = 0, None
-        mark = state.injected.pop(0) if state.injected and not done else ""
-        return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done, mark, bool(mark))
+        taken = state.injected[:1] if not done else []
+        del state.injected[: len(taken)]
+        marks = tuple(Mark(token, max(frame + 1, 0), True) for token in taken)
+        return StepOut(pcm, text, " late" if step == 0 else "", 0.0, done, marks)
 
 
 def tone(samples: int, hz: float = 220.0, start: int = 0, level: float = 0.3) -> np.ndarray:

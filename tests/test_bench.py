@@ -88,6 +88,13 @@ def test_loud_span_leaves_silence_out() -> None:
     assert loud_span(silence(0.1)) == (0, 2400)
 
 
+def test_loud_is_what_lies_within_30_db_of_the_loudest() -> None:
+    """A tail 29 dB down still counts, one 31 dB down does not."""
+    loud = np.sin(2 * np.pi * 300 * np.arange(12_000) / 24_000).astype(np.float32)
+    tails = [loud[:2400] * 10 ** (decibels / 20) for decibels in (-29, -31)]
+    assert loud_span(np.concatenate([silence(0.1), loud, *tails])) == (2400, 16_800)
+
+
 def test_figures_name_commit_and_machine() -> None:
     """A figure without its machine is not one."""
     found = provenance()

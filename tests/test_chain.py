@@ -44,7 +44,8 @@ def test_a_new_chain_changes_nothing() -> None:
 def test_the_sampler_takes_the_likeliest_level_after_those_before(chain: CodeChain) -> None:
     """The codes it draws in numpy are, dimension by dimension, those that torch finds likeliest given the codes."""
     sampler = CodeSampler(FSQ.groups, weights(chain))
-    plain = CodeSampler(FSQ.groups)
+    told, leave = weights(chain)
+    plain = CodeSampler(FSQ.groups, (np.zeros_like(told), np.zeros_like(leave)))
     different = 0
     for _ in range(40):
         logits, hidden = torch.randn(1, int(FSQ.levels.sum())), torch.randn(1, 16)
@@ -53,7 +54,7 @@ def test_the_sampler_takes_the_likeliest_level_after_those_before(chain: CodeCha
         given = logits + chain(state, FSQ.dequantize(torch.from_numpy(codes)[None]))
         likeliest = [part.argmax().item() for part in torch.split(given[0], FSQ.levels.tolist())]
         assert likeliest == FSQ.to_indices(torch.from_numpy(codes)).tolist()
-        different += (plain(logits.numpy()) != codes).any()
+        different += (plain(logits.numpy(), state.detach().numpy()) != codes).any()
     assert different > 20
 
 

@@ -16,8 +16,8 @@ from training.intelligibility import (
     find_pairs,
     grammar_words,
     main,
+    mean_opinions,
     measure,
-    opinions,
     replies_grammar,
     spoken_words,
 )
@@ -108,11 +108,12 @@ def test_any_text_is_spoken_and_heard(tiny_models: Path, tmp_path: Path) -> None
     assert main([str(flag) for flag in flags]) == 2
 
 
-def test_opinions_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opinions_need_their_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is optional; without it the message says what to install."""
     monkeypatch.setitem(sys.modules, "speechmos", None)
+    soundfile.write(tmp_path / "a.wav", np.zeros(2400), 24_000)
     with pytest.raises(IntelligibilityError, match="speechmos"):
-        opinions([])
+        mean_opinions([Pair("a", tmp_path / "a.wav", TEXT)])
 
 
 def test_opinions_prefer_speech_to_noise(tmp_path: Path) -> None:
@@ -123,5 +124,5 @@ def test_opinions_prefer_speech_to_noise(tmp_path: Path) -> None:
     overall = []
     for name, pcm in (("clean", clean), ("noisy", noisy)):
         soundfile.write(tmp_path / f"{name}.wav", pcm, 24_000)
-        overall.append(opinions([Pair(name, tmp_path / f"{name}.wav", TEXT)])["overall"].value)
+        overall.append(mean_opinions([Pair(name, tmp_path / f"{name}.wav", TEXT)])["overall"].value)
     assert overall[0] > overall[1] + 0.5

@@ -24,6 +24,7 @@ ALSO_ALLOWED = {
     ("training/suite.py", "agent"),
     ("training/intelligibility.py", "agent"),
     ("training/endpoints.py", "agent"),
+    ("training/answers.py", "agent"),
     ("training/evaluate_prosody.py", "agent"),
     ("training/endpoints.py", "streaming"),
     ("training/interruptions.py", "agent"),
@@ -43,6 +44,7 @@ RUNTIME_MODELS = (
     "sampling",
     "spoken_text",
     "synthesis",
+    "timeline",
     "tokenizer",
 )
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 50

@@ -49,7 +49,7 @@ def test_merging_computes_the_same(backbone: dict | None) -> None:
         before = model(frames)
         adapted = adapt(model, LoraSettings(rank=4))
         fresh = model(frames)
-        torch.testing.assert_close(fresh.agent, before.agent)
+        torch.testing.assert_close(fresh.text, before.text)
         frozen = {name: part.clone() for name, part in model.named_parameters() if not part.requires_grad}
         _disturb(model)
         trained = model(frames)
@@ -60,7 +60,7 @@ def test_merging_computes_the_same(backbone: dict | None) -> None:
     assert set(dict(one.named_parameters())) == set(
         dict(new_s2s(backbone=backbone or s2s_config().backbone).named_parameters())
     )
-    for name in ("text", "agent", "transcript"):
+    for name in ("text", "transcript"):
         assert (getattr(trained, name) - getattr(before, name)).abs().max() > 0.05
         torch.testing.assert_close(getattr(again, name), getattr(trained, name), rtol=1e-3, atol=1e-3)
 
@@ -104,7 +104,7 @@ def _save(base: Path, directory: Path) -> torch.Tensor:
     _disturb(model)
     save_adapter(adapted, directory, known, base / "tokenizer.json", {"decoder": False}, {"<emph>": 3})
     with torch.no_grad():
-        return model.eval()(random_frames(model, 1, 8)).agent
+        return model.eval()(random_frames(model, 1, 8)).text
 
 
 def test_an_adapter_is_saved_and_merged_again(base: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_an_adapter_is_saved_and_merged_again(base: Path, tmp_path: Path) -> Non
     assert len(tokens) == 7
     one = merge(load_s2s(base), tmp_path / "voice", read_adapter(tmp_path / "voice"))
     with torch.no_grad():
-        torch.testing.assert_close(one(random_frames(one, 1, 8)).agent, wanted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(one(random_frames(one, 1, 8)).text, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_a_wrong_base_is_refused(base: Path, tmp_path: Path) -> None:

@@ -5,22 +5,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from training.recordings import Background, RecordingError, end_of_speech, find_recordings, loudest_power
+from agent.bench.figures import loud_span
+from training.recordings import Background, RecordingError, find_recordings, loudest_power
 
 
 def tone(seconds: float, level: float, rate_hz: int = 24_000) -> np.ndarray:
     return (level * np.sin(2 * np.pi * 300 * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)
-
-
-def test_end_of_speech_is_the_last_frame_within_30_db() -> None:
-    """A tail 29 dB down still counts, one 31 dB down does not."""
-    loud, near, far = tone(0.5, 0.5), tone(0.1, 0.5 * 10 ** (-29 / 20)), tone(0.3, 0.5 * 10 ** (-31 / 20))
-    assert end_of_speech(np.concatenate([loud, near, far])) == round(0.6 * 24_000)
-
-
-def test_end_of_speech_of_silence_is_its_length() -> None:
-    """Nothing is louder than silence."""
-    assert end_of_speech(np.zeros(5000, np.float32)) == 5000
 
 
 def test_manifest_commands_are_single_turns(tmp_path: Path) -> None:
@@ -46,7 +36,7 @@ def test_conversation_turns_are_cut_from_the_user_side(tmp_path: Path) -> None:
     (recording,) = find_recordings(tmp_path, split="valid")
     loaded = recording.turns[0].load()
     assert (recording.name, recording.turns[0].reply, len(loaded)) == ("conv_000001", "Hello!", 28_800)
-    assert end_of_speech(loaded) == pytest.approx(26_400, abs=480)
+    assert loud_span(loaded)[1] == pytest.approx(26_400, abs=480)
 
 
 def test_conversations_of_the_other_split_are_left_out(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import pytest
 from models.errors import ProsodyTagError
 from models.runtime import Engine, Mode, StepOut
 from models.runtime_state import State
-from models.runtime_text import MAX_WAIT_FOR_WORD, enter_now, internal_ids, next_piece, prosody_token
-from models.tokenizer import EOS, PAD
+from models.runtime_talker import Mark
+from models.runtime_text import MAX_WAIT_FOR_WORD, enter_now, internal_ids, next_piece
+from models.tokenizer import EOS, PAD, prosody_token
 from tests.tiny import speech_like, tokenizer
 
 PIECES = tokenizer()
+LEAD = 3  # steps that text is ahead of its audio
 LOW, PAUSE = internal_ids(["<pitch_low>", "<pause_short>"])
 
 
@@ -106,12 +108,8 @@ def test_tokens_have_names_and_ids() -> None:
 
 
 def _taken(outs: list[StepOut]) -> list[tuple[str, int]]:
-    """Injected tokens, and the first steps that know of them."""
-    found: list[tuple[str, int]] = []
-    for index, out in enumerate(outs):
-        found += [(out.entered, index)] if out.entered else []
-        found += [(out.mark, index + 1)] if out.injected else []
-    return found
+    """Injected tokens, and the frames of audio they act from."""
+    return [(mark.token, mark.frame) for out in outs for mark in out.marks if mark.injected]
 
 
 def _say(engine: Engine, text: str, tokens: list[str], at: int) -> list[StepOut]:
@@ -134,28 +132,33 @@ def test_a_script_is_said_whole_around_an_injection(engine: Engine, at: int) -> 
     """Text that is given stays as it is, and the step that took the token tells."""
     outs = _say(engine, "a large latte with soy milk", ["<pitch_low>"], at)
     assert "".join(out.text for out in outs).strip() == "a large latte with soy milk"
-    ((token, step),) = _taken(outs)
+    ((token, frame),) = _taken(outs)
     assert token == "<pitch_low>"
-    assert at <= step <= at + MAX_WAIT_FOR_WORD + 1
+    assert max(at - LEAD, 0) <= frame <= max(at - LEAD, 0) + MAX_WAIT_FOR_WORD
 
 
-def test_audio_changes_right_after_the_token(engine: Engine) -> None:
-    """Up to the step that knows of the token the audio is the same to the bit, and from there on another."""
-    plain = _say(engine, "a large latte with soy milk", [], 0)
-    changed = _say(engine, "a large latte with soy milk", ["<pitch_low>"], 5)
-    ((_, taken),) = _taken(changed)
-    pairs = [(a.pcm, b.pcm) for a, b in zip(plain, changed, strict=False)]
-    same = [a is b is None or bool(np.array_equal(a, b)) for a, b in pairs]  # type: ignore[arg-type]
-    assert all(same[:taken])
-    assert not same[taken]
+def test_audio_changes_at_the_frame_that_is_told(engine: Engine) -> None:
+    """Up to the frame that a token acts from the audio is the same to the bit, and from there on another.
+
+    One that changes the pitch acts on the very next frame; a pause comes where the text is, at most LEAD frames later.
+    """
+    plain = [out.pcm for out in _say(engine, "a large latte with soy milk", [], 0) if out.pcm is not None]
+    for token, latest in (("<pitch_low>", 7), ("<pause_long>", 7 + LEAD)):
+        outs = _say(engine, "a large latte with soy milk", [token], 7 + LEAD)
+        ((_, frame),) = _taken(outs)
+        changed = [out.pcm for out in outs if out.pcm is not None]
+        same = [bool(np.array_equal(a, b)) for a, b in zip(plain, changed, strict=False)]
+        assert 7 <= frame <= latest
+        assert all(same[:6])  # and the overlap of the frame before
+        assert not all(same[frame - 1 : frame + 2])
 
 
 def test_tokens_of_the_text_are_told_and_not_spoken(engine: Engine) -> None:
     """A mark of the given text is no injection; its word follows in the very next step."""
     outs = _say(engine, "a <emph>large latte", [], 0)
     assert "".join(out.text for out in outs).strip() == "a large latte"
-    (place,) = [index for index, out in enumerate(outs) if out.mark]
-    assert (outs[place].mark, outs[place].injected, outs[place + 1].text) == ("<emph>", False, " large")
+    ((place, mark),) = [(index, mark) for index, out in enumerate(outs) for mark in out.marks]
+    assert (mark, outs[place + 1].text) == (Mark("<emph>", place, False), " large")
 
 
 def test_what_a_reply_did_not_take_ends_with_it(engine: Engine) -> None:
@@ -191,7 +194,7 @@ def test_figures_are_said_as_words(engine: Engine) -> None:
         state = engine.new_state()
         engine.read(text, state, say=False)
         engine.step(None, state, Mode.SPEAK)
-        heard.append(state.step.outputs["agent_logits"].copy())
+        heard.append(state.step.outputs["text_logits"].copy())
     assert said[0] == said[1]
     np.testing.assert_array_equal(heard[0], heard[1])
 
@@ -203,5 +206,5 @@ def test_prosody_of_the_user_is_left_out(engine: Engine) -> None:
         state = engine.new_state()
         engine.read(text, state, say=False)
         engine.step(None, state, Mode.SPEAK)
-        heard.append(state.step.outputs["agent_logits"].copy())
+        heard.append(state.step.outputs["text_logits"].copy())
     np.testing.assert_array_equal(heard[0], heard[1])

@@ -18,8 +18,7 @@ def backbone(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def _piece(frame: FrameInput, rows: slice, steps: slice) -> FrameInput:
     assert frame.recent is not None
-    assert frame.due is not None
-    parts = (frame.mode, frame.user, frame.text, frame.transcript, frame.agent, frame.recent, frame.due)
+    parts = (frame.mode, frame.user, frame.text, frame.transcript, frame.agent, frame.recent)
     return FrameInput(*(part[rows, steps] for part in parts))
 
 
@@ -38,7 +37,7 @@ def _ring(model: S2S, frame: FrameInput) -> FrameOutput:
         outputs.append(out)
         slot = position % window
         keys[:, :, :, slot], values[:, :, :, slot], mask[..., slot] = new_keys[:, :, :, 0], new_values[:, :, :, 0], 0.0
-    names = ("text", "transcript", "agent", "turn")
+    names = ("text", "transcript", "turn")
     return FrameOutput(*(torch.cat([getattr(out, name) for out in outputs], dim=1) for name in names))
 
 
@@ -49,7 +48,7 @@ def _banded(steps: int, window: int) -> torch.Tensor:
 
 
 def _same(made: FrameOutput, expected: FrameOutput) -> None:
-    for name in ("text", "transcript", "agent", "turn"):
+    for name in ("text", "transcript", "turn"):
         torch.testing.assert_close(getattr(made, name), getattr(expected, name), atol=2e-4, rtol=1e-3)
 
 
@@ -78,7 +77,7 @@ def test_only_the_past_matters(backbone: dict[str, Any]) -> None:
     frame = random_frames(model, 1, 20)
     whole = model(frame)
     prefix = model(_piece(frame, slice(None), slice(0, 9)))
-    torch.testing.assert_close(prefix.agent, whole.agent[:, :9], atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(prefix.text, whole.text[:, :9], atol=2e-4, rtol=1e-3)
 
 
 @torch.no_grad()

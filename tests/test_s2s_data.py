@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.runtime_state import OLDEST, due, latest
+from models.runtime_state import latest
 from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import LLAMA
@@ -93,28 +93,11 @@ def test_recent_pieces_skip_what_lies_between_words() -> None:
 
 def test_recent_pieces_are_those_of_the_inputs(sequence: dict[str, np.ndarray]) -> None:
     """Text in the first two columns, transcript in the others; the runtime counts them up one step at a time."""
-    recent = [PAD] * 4 + [OLDEST]
+    recent = [PAD] * 4
     for step, row in enumerate(sequence["recent"].tolist()):
         recent = latest(recent, int(sequence["text"][step]), int(sequence["transcript"][step]))
-        assert recent[:4] == row
+        assert recent == row
     assert len(set(sequence["recent"][:, 0])) > 2
-
-
-def test_due_pieces_are_those_of_the_audio(sequence: dict[str, np.ndarray]) -> None:
-    """The runtime counts up what training computes: the pieces written LEAD - 1 steps ago, in replies alone."""
-    recent = [PAD] * 4 + [OLDEST]
-    log: list[list[int]] = []
-    for step, row in enumerate(sequence["due"].tolist()):
-        if sequence["mode"][step] != SPEAK:
-            log.clear()
-            assert row == [0] * 4
-        log = [*log, recent] if sequence["mode"][step] == SPEAK else []
-        recent = latest(recent, int(sequence["text"][step]), int(sequence["transcript"][step]))
-        if log:
-            assert row == due(log, recent, LEAD)
-            spoken = [int(piece) for piece in sequence["text"][step - len(log) + 1 : step - LEAD + 2] if piece != PAD]
-            assert row[0] == (spoken[-1] if len(log) >= LEAD else PAD)
-    assert len(set(sequence["due"][:, 0])) > 2
 
 
 def test_transcript_input_is_last_steps_target(sequence: dict[str, np.ndarray]) -> None:
@@ -196,7 +179,7 @@ def test_collate_pads_at_the_end() -> None:
     batch = collate([short, long])
     size = len(short.mode)
     assert batch.padding.sum(1).tolist() == [size, len(long.mode)]
-    for target in (batch.text, batch.transcript, batch.agent, batch.turn):
+    for target in (batch.text, batch.transcript, batch.turn):
         assert (target[0, size:] == IGNORE).all()
         assert target.dtype == torch.int64
     assert torch.equal(batch.frame.agent[0, :size], torch.from_numpy(short.agent))
@@ -231,8 +214,10 @@ def test_the_same_seed_draws_the_same_batches() -> None:
     """And another seed others."""
     first, second, other = _batcher(12), _batcher(12), _batcher(12, seed=1)
     pairs = [(first.next(), second.next(), other.next()) for _ in range(5)]
-    assert all(torch.equal(a.agent, b.agent) for a, b, _ in pairs)
-    assert not all(a.agent.shape == c.agent.shape and torch.equal(a.agent, c.agent) for a, _, c in pairs)
+    assert all(torch.equal(a.frame.agent, b.frame.agent) for a, b, _ in pairs)
+    assert not all(
+        a.frame.agent.shape == c.frame.agent.shape and torch.equal(a.frame.agent, c.frame.agent) for a, _, c in pairs
+    )
 
 
 def test_dialogues_beyond_the_window_are_left_out() -> None:

@@ -1,95 +1,147 @@
-"""Two voices on one clock."""
-
-from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agent.timeline import LATE, Timeline
-from tests.fakes import tone
+from models.errors import ArtefactError
+from models.lexicon import Lexicon
+from models.prosody import PROSODY_TOKENS
+from models.timeline import ENDINGS, PAUSE, SHOWN, SILENT, SLOTS, Score, sounding
+from models.tokenizer import EOS, PAD, Tokenizer
 
-SECOND = 24_000
-
-
-def mixed(*blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """int16 [n, 2] of what was given out."""
-    pieces = [piece for group in blocks for piece in group]
-    return np.concatenate(pieces) if pieces else np.zeros((0, 2), np.int16)
+LOOK = 3
+NOW = slice(SLOTS, 2 * SLOTS)  # of what is shown, the frame itself
 
 
-def constant(samples: int, level: float = 0.5) -> np.ndarray:
-    return np.full(samples, level, np.float32)
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """Words of a café, and sounds for two others."""
+    spoken = {
+        "a": "ɐ", "large": "lˈɑɹʤ", "latte": "lˈɑtˌA", "please": "plˈiz", "sure": "ʃˈʊɹ", "coming": "kˈʌmɪŋ",
+        "up": "ˈʌp", "right": "ɹˈIt", "we": "wˌi", "don't": "dˈOnt", "anything": "ˈɛniθˌɪŋ", "else": "ˈɛls",
+        "yes": "jˈɛs", "guarantee": "ɡˌɛɹəntˈi", "results": "ɹəzˈʌlts",
+    }  # fmt: skip
+    words = " ".join(word for word in spoken if word not in ("guarantee", "results"))
+    sounds = [" ɡˌɛ", "ɹən", "tˈi", " ɹə", "zˈʌ", "lts"]
+    return Tokenizer.train([words, words.title(), "I don't."], sounds=sounds, lexicon=Lexicon(spoken))
 
 
-def spans(channel: np.ndarray) -> list[tuple[int, int]]:
-    """Where a channel is not silent."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], (channel != 0).astype(int), [0]])))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+@pytest.fixture(scope="module")
+def score(tokenizer: Tokenizer) -> Score:
+    """What its pieces sound like."""
+    return Score.of(tokenizer)
 
 
-@pytest.mark.parametrize("chunk", [480, 1_920, 100_000])
-def test_the_user_is_not_changed(chunk: int) -> None:
-    """However it is cut and however it jitters, the user's audio is continuous."""
-    timeline, said = Timeline(), tone(3 * SECOND)
-    out: list[list[np.ndarray]] = []
-    for n, start in enumerate(range(0, len(said), chunk)):
-        piece, jitter = said[start : start + chunk], (n % 5) * SECOND // 20
-        out.append(list(timeline.hear(piece, start + len(piece) + jitter)))
-    both = mixed(*out)
-    np.testing.assert_allclose(both[:, 0] / 32_767, said, atol=1e-4)
-    assert not both[:, 1].any()
-    assert timeline.heard == timeline.position == len(said)
+def stream(tokenizer: Tokenizer, text: str, gap: int = 2) -> list[int]:
+    """The pieces of a text, every one followed by ``gap`` empty steps but prosody tokens."""
+    row: list[int] = []
+    for piece in tokenizer.spoken(text):
+        row += [piece.token] + [PAD] * (gap if piece.text or not piece.begins else 0)
+    return row
 
 
-def test_a_user_who_sends_nothing_is_silent() -> None:
-    """A pause longer than half a second becomes silence of that length; a shorter one is jitter."""
-    timeline = Timeline()
-    out = [list(timeline.hear(constant(SECOND), SECOND))]
-    out.append(list(timeline.hear(constant(SECOND), 2 * SECOND + LATE)))
-    out.append(list(timeline.hear(constant(SECOND), 3 * SECOND + LATE + 1)))
-    assert spans(mixed(*out)[:, 0]) == [(0, 2 * SECOND), (2 * SECOND + LATE + 1, 3 * SECOND + LATE + 1)]
-    assert timeline.heard == 3 * SECOND
-    assert timeline.position == 3 * SECOND + LATE + 1
+def heard(score: Score, row: list[int], frames: int) -> str:
+    """The symbols of the frames, one of every run."""
+    symbols, _ = sounding(row, score, LOOK, range(frames))
+    line = symbols[:, NOW].ravel()
+    runs = line[np.flatnonzero(np.diff(line, prepend=-1))]
+    return " ".join(score.symbols[symbol] for symbol in runs if symbol != SILENT)
 
 
-def test_the_agent_is_where_it_is_heard() -> None:
-    """Frames sent ahead are played one after the other from the moment the first was sent."""
-    timeline = Timeline()
-    out = [list(timeline.hear(constant(SECOND), SECOND))]
-    for now in (SECOND + 100, SECOND + 200):
-        out.append(list(timeline.say(constant(1_920, 0.2), now)))
-    out.append(list(timeline.hear(constant(SECOND), 2 * SECOND)))
-    assert spans(mixed(*out)[:, 1]) == [(SECOND + 100, SECOND + 100 + 2 * 1_920)]
+def acting(score: Score, row: list[int], token: str) -> list[int]:
+    """The frames in which a token acts."""
+    return np.flatnonzero(sounding(row, score, LOOK, range(len(row)))[1][:, PROSODY_TOKENS.index(token)]).tolist()
 
 
-def test_an_interruption_takes_back_what_was_not_played() -> None:
-    """The agent breaks off where the user was noticed, and what it says next begins when it is sent."""
-    timeline = Timeline()
-    out = [list(timeline.hear(constant(SECOND), SECOND))]
-    out.append(list(timeline.say(constant(2 * SECOND, 0.2), SECOND)))
-    out.append(list(timeline.hear(constant(SECOND), 2 * SECOND)))
-    timeline.hush(2 * SECOND + 500)
-    out.append(list(timeline.say(constant(100, 0.2), 2 * SECOND + 900)))
-    out.append(list(timeline.hear(constant(SECOND), 3 * SECOND)))
-    assert spans(mixed(*out)[:, 1]) == [(SECOND, 2 * SECOND + 500), (2 * SECOND + 900, 2 * SECOND + 1_000)]
+def test_every_word_and_sound_has_phones(tokenizer: Tokenizer, score: Score) -> None:
+    """Words by the lexicon, sounds as they are written, with stress; marks, digits and symbols have none."""
+    word = tokenizer.spoken(" latte")[0].token
+    phones = [score.symbols[symbol] for symbol in score.phones[word]]
+    assert "".join(phones) == tokenizer.lexicon.lookup("latte")
+    sounds = [len(score.phones[piece.token]) for piece in tokenizer.spoken(" guarantee")]
+    assert sounds == [2, 3, 2]
+    silent = {tokenizer.written(token).strip() for token, phones in enumerate(score.phones) if not phones}
+    assert all(len(text) < 2 or not text.isalpha() for text in silent)
+    assert score.symbols[:2] == ("", "pause")
 
 
-def test_a_user_faster_than_real_time() -> None:
-    """Then the user's own clock leads: a reply begins where the user's audio has come to."""
-    timeline = Timeline()
-    out = [list(timeline.hear(constant(10 * SECOND), 100)), list(timeline.say(constant(1_920, 0.2), 200))]
-    out.append(list(timeline.finish(300)))
-    assert spans(mixed(*out)[:, 1]) == [(10 * SECOND, 10 * SECOND + 1_920)]
+def test_phones_are_heard_in_order_over_their_time(tokenizer: Tokenizer, score: Score) -> None:
+    """Each piece from the frame it stands at; nothing after the last phone's longest time."""
+    row = stream(tokenizer, "a large latte")
+    spoken = [score.symbols[symbol] for token in row for symbol in score.phones[token]]
+    assert heard(score, [*row, *[PAD] * 20], len(row) + 20).split() == spoken
+    symbols, _ = sounding([*row, *[PAD] * 20], score, LOOK, range(len(row) + 20))
+    assert (symbols[-5:] == SILENT).all()
+    for at, token in enumerate(row):
+        if score.phones[token]:
+            assert symbols[at, NOW][0] == score.phones[token][0]
 
 
-def test_the_end() -> None:
-    """What was sent is given out to its end, and a silent rest up to now."""
-    timeline = Timeline()
-    out = [list(timeline.say(constant(1_920, 0.2), 0)), list(timeline.finish(5 * SECOND))]
-    assert mixed(*out).shape == (5 * SECOND, 2)
-    assert spans(mixed(*out)[:, 1]) == [(0, 1_920)]
+def test_what_is_not_written_yet_is_not_known(tokenizer: Tokenizer, score: Score) -> None:
+    """Frames made one at a time, as the text comes in, are those made from the whole text."""
+    row = stream(tokenizer, "We <emph>guarantee results, <pitch_high>don't we?")
+    whole = sounding(row, score, LOOK, range(len(row) - LOOK))
+    for frame in range(len(row) - LOOK):
+        symbols, now = sounding(row[: frame + LOOK + 1], score, LOOK, [frame])
+        np.testing.assert_array_equal(symbols[0], whole[0][frame])
+        np.testing.assert_array_equal(now[0], whole[1][frame])
 
 
-def test_a_long_silence_comes_in_pieces() -> None:
-    """An hour of nothing is no array of an hour."""
-    assert max(len(block) for block in Timeline().catch_up(3_600 * SECOND)) <= SECOND
+def test_neighbours_are_shown(tokenizer: Tokenizer, score: Score) -> None:
+    """The frame before and those after it are what they are in their own turn, once all ends are known."""
+    row = stream(tokenizer, "Sure, a large latte coming right up.", gap=1)
+    symbols, _ = sounding(row, score, 50, range(len(row)))
+    shown = symbols.reshape(len(row), SHOWN, SLOTS)
+    for later in (1, 2):
+        np.testing.assert_array_equal(shown[:-later, 1 + later], shown[later:, 1])
+    np.testing.assert_array_equal(shown[1:, 0], shown[:-1, 1])
+
+
+def test_a_pause_lasts_until_the_next_word(tokenizer: Tokenizer, score: Score) -> None:
+    """However long that is, within reason."""
+    pause = tokenizer.spoken("<pause_long>")[0].token
+    first, second = (tokenizer.spoken(word)[0].token for word in (" yes", " please"))
+    row = [first, PAD, PAD, pause, *[PAD] * 8, second, *[PAD] * 6]
+    line = sounding(row, score, LOOK, range(len(row)))[0][:, NOW]
+    assert (line[3:12] == PAUSE).all()
+    assert line[12, 0] == score.phones[second][0]
+
+
+def test_tokens_act_on_their_scope(tokenizer: Tokenizer, score: Score) -> None:
+    """Emphasis on one word, levels and glides until the phrase is over, its last word included."""
+    row = stream(tokenizer, "<pitch_high>a <emph>large latte, please.")
+    at = {tokenizer.written(token): index for index, token in enumerate(row)}
+    assert acting(score, row, "<emph>") == list(range(at[" large"], at[" latte"]))
+    assert acting(score, row, "<pitch_high>") == list(range(at[" please"]))
+    changed = stream(tokenizer, "<pitch_high>a large <pitch_low>latte")
+    low = changed.index(tokenizer.spoken("<pitch_low>")[0].token)
+    assert acting(score, changed, "<pitch_high>") == list(range(low))
+    assert acting(score, changed, "<pitch_low>") == list(range(low, len(changed)))
+    falling = stream(tokenizer, "a large <pitch_falling>latte, please")
+    glide = acting(score, falling, "<pitch_falling>")
+    token = tokenizer.spoken("<pitch_falling>")[0].token
+    assert glide == list(range(falling.index(token), at_word(falling, " please", tokenizer)))
+
+
+def at_word(row: list[int], word: str, tokenizer: Tokenizer) -> int:
+    """Where a word stands."""
+    return row.index(tokenizer.spoken(word)[0].token)
+
+
+def test_an_ending_is_known_as_early_as_its_mark(tokenizer: Tokenizer, score: Score) -> None:
+    """A question sounds like one before its mark's own step, and the next sentence does not."""
+    row = [*stream(tokenizer, "Anything else? Sure."), EOS]
+    mark = row.index(tokenizer.spoken("else?")[-1].token)
+    after = at_word(row, " Sure", tokenizer)
+    question = sounding(row, score, LOOK, range(len(row)))[1][:, len(PROSODY_TOKENS) + ENDINGS.index("?")]
+    assert np.flatnonzero(question).tolist() == list(range(mark - LOOK, after))
+
+
+def test_a_score_is_read_as_it_was_written(score: Score, tmp_path: Path) -> None:
+    """And a damaged one is named."""
+    path = tmp_path / "score.json"
+    score.save(path)
+    assert Score.load(path) == score
+    path.write_text(path.read_text("utf8").replace("[false,", "[", 1), "utf8")
+    with pytest.raises(ArtefactError, match=r"score\.json"):
+        Score.load(path)

@@ -119,7 +119,7 @@ def test_losses_fall_and_are_shown(
     assert "all frozen; adapter: " in out
     lines = [line for line in out.splitlines() if line.startswith("step") and "  loss " in line]
     assert all("lr " in line and "elapsed" in line for line in lines)
-    losses = [float(line.split("  agent ")[1].split()[0]) for line in lines]
+    losses = [float(line.split("  codes ")[1].split()[0]) for line in lines]
     assert len(losses) == 15
     assert losses[-1] < 0.8 * losses[0]
     assert "epoch 15  valid_text" in out

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from models.checkpoint import load_weights, save_model
 from models.codec import Codec, CodecConfig
-from models.runtime_state import OLDEST
-from models.s2s import N_DUE, N_RECENT, S2S, FrameInput, S2SConfig
+from models.lexicon import Lexicon
+from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
+from models.timeline import Score
 from models.tokenizer import EOS, Tokenizer
 from training import export
 from training.user_features import FRONT_END
@@ -49,13 +50,18 @@ GPT2: dict[str, Any] = {
 
 
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train(["a large latte with soy milk", "Sure, a large latte. Anything else?"])
+    phones = {
+        "a": "ɐ", "large": "lˈɑɹʤ", "latte": "lˈɑtˌA", "with": "wɪð", "soy": "sˈY", "milk": "mˈɪlk", "sure": "ʃˈʊɹ",
+        "anything": "ˈɛniθˌɪŋ", "else": "ˈɛls",
+    }  # fmt: skip
+    texts = ["a large latte with soy milk", "Sure, a large latte. Anything else?"]
+    return Tokenizer.train(texts, lexicon=Lexicon(phones))
 
 
 def s2s_config(window: int = WINDOW, backbone: dict[str, Any] = LLAMA, notes: bool = False) -> S2SConfig:
     levels = CODEC.semantic_levels, CODEC.agent_levels
     return S2SConfig(len(tokenizer()), *levels, window=window, backbone=backbone, notes=notes, recent_dim=8,
-                     due=True)  # fmt: skip
+                     symbols=len(Score.of(tokenizer()).symbols), talker_dim=24, talker_layers=4)  # fmt: skip
 
 
 def new_s2s(window: int = WINDOW, backbone: dict[str, Any] = LLAMA, notes: bool = False) -> S2S:
@@ -89,7 +95,6 @@ def random_frames(model: S2S, batch: int, steps: int, seed: int = 0) -> FrameInp
         integers(0, config.vocabulary),
         agent,
         integers(0, config.vocabulary, N_RECENT) if config.recent_dim else None,
-        integers(0, OLDEST + 1, N_DUE) if config.due else None,
     )
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from agent.bench.figures import loud_span
 from agent.domain.understanding import normal_words
 from training.domain import Domain
-from training.recordings import END_BELOW_PEAK_DB, END_FRAME_SAMPLES, SAMPLE_RATE_HZ, Recording, Utterance
+from training.recordings import SAMPLE_RATE_HZ, Recording, Utterance
 from training.scoring import (
     CHANGES,
     UNKNOWN,
@@ -31,6 +32,8 @@ from training.scoring import (
     summarise,
     word_errors,
 )
+
+INAUDIBLE = 1e-4
 
 
 @dataclass(slots=True)
@@ -87,12 +90,9 @@ class Exchange:
 
 def leading_silence_ms(pcm: np.ndarray) -> float | None:
     """Length of the silence before the first 20 ms frame within 30 dB of the loudest; None when nothing is loud."""
-    frames = pcm[: len(pcm) // END_FRAME_SAMPLES * END_FRAME_SAMPLES].reshape(-1, END_FRAME_SAMPLES)  # [F, 480]
-    power = np.square(frames, dtype=np.float64).mean(axis=1)  # [F]
-    if not power.size or power.max() < 1e-8:
+    if np.abs(pcm).max(initial=0.0) < INAUDIBLE:
         return None
-    first = int(np.argmax(power >= power.max() * 10 ** (-END_BELOW_PEAK_DB / 10)))
-    return first * END_FRAME_SAMPLES * 1000 / SAMPLE_RATE_HZ
+    return loud_span(pcm)[0] * 1000 / SAMPLE_RATE_HZ
 
 
 def pair(recordings: Sequence[Recording], answers: Sequence[Sequence[Answer]]) -> list[Exchange]:

@@ -161,11 +161,16 @@ METRICS = {
 }
 
 
-def naturalness(pcm: np.ndarray) -> float:
-    """DNSMOS P.808 of one clip at 16 kHz, a mean opinion between 1 and 5; needs ``speechmos``."""
+def opinions(pcm: np.ndarray) -> dict[str, float]:
+    """What people would think of a clip at 16 kHz, 1 to 5: P.808 and overall (DNSMOS, Reddy et al., arXiv 2110.01763).
+
+    Raises:
+        ImportError: the package ``speechmos`` is missing.
+    """
     from speechmos import dnsmos
 
-    return float(dnsmos.run(np.clip(pcm, -1.0, 1.0), sr=RATE_HZ)["p808_mos"])
+    found = dnsmos.run(pcm / max(1.0, float(np.abs(pcm).max())), sr=RATE_HZ)
+    return {"p808": float(found["p808_mos"]), "overall": float(found["ovrl_mos"])}
 
 
 def perplexity(codes: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.bench.figures import loud_span
 from agent.config import AgentConfig
 from agent.errors import AgentError
 from agent.turn import MODEL_OFF, TurnConfig, TurnTaker
@@ -33,7 +34,7 @@ from streaming.vad import Detector, Hysteresis, SileroDetector, VadConfig, Webrt
 from training.answers import write_report
 from training.engine_pool import EnginePool, add_agent_arguments, agent_from, origin
 from training.plots import plot_endpoints
-from training.recordings import SAMPLE_RATE_HZ, Recording, RecordingError, end_of_speech, find_recordings
+from training.recordings import SAMPLE_RATE_HZ, Recording, RecordingError, find_recordings
 from training.scoring import Rate, percentile, rate
 
 CHUNK = SAMPLE_RATE_HZ // 50  # 20 ms
@@ -124,7 +125,7 @@ def trace(engine: StepEngine, config: AgentConfig, recording: Recording) -> list
         heard = heard[: len(heard) // CHUNK * CHUNK]
         scores = {"silero": tuple(_detect(SileroDetector(), heard)), "webrtc": tuple(_detect(WebrtcDetector(), heard))}
         finished = _listen(engine, heard, _turn_begins(config.vad, scores))
-        true_end = len(lead) + end_of_speech(pcm)
+        true_end = len(lead) + loud_span(pcm)[1]
         traces.append(Trace(f"{recording.name}-{number}", len(heard), true_end, scores, finished))
     return traces
 

@@ -19,14 +19,14 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from agent.bench.figures import provenance
+from agent.bench.figures import loud_span, provenance
 from agent.config import AgentConfig, load_config
 from agent.rehearsal import Rehearsal, RehearsalWorker
 from agent.worker import StepEngine
 from models.artefacts import SHIPPED
 from models.runtime import Engine
 from training.answers import Answer
-from training.recordings import SAMPLE_RATE_HZ, Recording, end_of_speech, read_pcm
+from training.recordings import SAMPLE_RATE_HZ, Recording, read_pcm
 
 SETTINGS = Path("configs/agent.yaml")
 HISS_S, HISS_RMS = 10.0, 10 ** (-70 / 20)  # of a piece of silence
@@ -148,7 +148,7 @@ async def _speak(engine: StepEngine, config: AgentConfig, recording: Recording) 
 
 async def _speak_turn(session: Rehearsal, pcm: np.ndarray) -> Answer:
     turn = await session.speak(pcm)
-    true_end = turn.began + end_of_speech(pcm)
+    true_end = turn.began + loud_span(pcm)[1]
     answer = Answer(
         turn.reply,
         " ".join(turn.transcript.split()),

@@ -29,7 +29,7 @@ from models.codec import AcousticEncoder, CodecConfig, Decoder
 from models.errors import ModelError
 from models.features import FRAME_RATE_HZ, FRAME_SIZE, HOP, SAMPLE_RATE, analyse, new_history
 from training.codec_baselines import BASELINES, BaselineError
-from training.codec_metrics import METRICS, RATE_HZ, advance, common_delay, naturalness, perplexity
+from training.codec_metrics import METRICS, RATE_HZ, advance, common_delay, opinions, perplexity
 from training.encoders import WARM_FRAMES
 from training.held_out import SampleSet, find_samples
 from training.intelligibility import hear, spoken_words
@@ -130,7 +130,7 @@ class Listeners:
         """Per clip at 16 kHz: DNSMOS, and word errors where the text is known."""
         judged: dict[str, list[float | None]] = {}
         if self._dnsmos:
-            judged["dnsmos"] = [naturalness(pcm) for pcm in clips]
+            judged["dnsmos"] = [opinions(pcm)["p808"] for pcm in clips]
         if self._decoder is not None and any(texts):
             judged["words"] = [
                 word_errors(spoken_words(text), hear(self._decoder, pcm)) if text else None

@@ -32,9 +32,10 @@ from models.errors import ModelError
 from models.prosody import EMPH, GLIDES, LEVELS, PAUSES, PROSODY_TOKENS, canonical, plan_delivery, strip_marks
 from models.runtime import Engine
 from training.alignment import AlignmentError, align
+from training.codec_metrics import RATE_HZ
 from training.domain import DomainError, load_domain
 from training.engine_pool import EnginePool, add_agent_arguments, agent_from, origin
-from training.intelligibility import RECOGNISER_RATE_HZ, Recogniser, domain_path, replies_grammar, spoken_words
+from training.intelligibility import Recogniser, domain_path, replies_grammar, spoken_words
 from training.lexicon import pronunciations
 from training.open_text import phrases, word_strings
 from training.prosody_measures import (
@@ -234,7 +235,7 @@ class Listener:
         errors = 0
         if self._recognisers:
             recogniser = self._recognisers[plain not in self._replies]
-            errors = word_errors(meant, recogniser.hear(soxr.resample(pcm, SAMPLE_RATE, RECOGNISER_RATE_HZ)))
+            errors = word_errors(meant, recogniser.hear(soxr.resample(pcm, SAMPLE_RATE, RATE_HZ)))
         if words is None:
             try:
                 words = align(pcm, meant)[0]

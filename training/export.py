@@ -30,9 +30,10 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
 from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
-from models.runtime_state import OLDEST
-from models.s2s import N_DUE, N_RECENT, S2S, FrameInput, S2SConfig
+from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
 from models.source_filter import synthesise
+from models.talker import Talker
+from models.timeline import N_ACTING, SHOWN, SLOTS, Score
 from models.tokenizer import Tokenizer
 from training.encoders import WARM_FRAMES, load_codec_config
 from training.train_s2s import load_s2s
@@ -163,7 +164,6 @@ def check_step(model: S2S, path: Path) -> float:
             draw(config.vocabulary), draw(config.vocabulary),
             draw(200, len(config.agent_levels)),
             draw(config.vocabulary, N_RECENT) if config.recent_dim else None,
-            draw(OLDEST + 1, N_DUE) if config.due else None,
         )  # fmt: skip
         for name, given in vars(frame).items():
             if given is not None:
@@ -177,12 +177,30 @@ def check_step(model: S2S, path: Path) -> float:
         for name, logits in (
             ("text", out.text),
             ("transcript", out.transcript),
-            ("agent", out.agent),
             ("turn", out.turn),
         ):
             worst = max(worst, check(f"{name} logits", logits.numpy(), stream.outputs[f"{name}_logits"]))
         slot = position % window
         keys[:, :, :, slot], values[:, :, :, slot], mask[..., slot] = new_keys[:, :, :, 0], new_values[:, :, :, 0], 0.0
+    return worst
+
+
+def check_talker(talker: Talker, path: Path) -> float:
+    """Feed random inputs frame by frame and compare with torch; returns the largest logit difference."""
+    stream, state = GraphStream(open_graph(path)), talker.init_state(1)
+    generator = torch.Generator().manual_seed(5)
+    worst = 0.0
+    for _ in range(CHECK_FRAMES):
+        symbols = torch.randint(0, talker.symbols.num_embeddings, (1, 1, SHOWN * SLOTS), generator=generator)
+        acting = torch.randint(0, 2, (1, 1, N_ACTING), generator=generator).float()
+        before = torch.randint(-1, min(talker.fsq.sizes), (1, 1, len(talker.fsq.sizes)), generator=generator)
+        with torch.no_grad():
+            hidden, state = talker(symbols, acting, before, state)
+        for name, given in (("symbols", symbols), ("acting", acting), ("before", before)):
+            stream.inputs[name][:] = given.numpy()
+        stream.run()
+        for name, value in (("agent_logits", talker.codes(hidden)), ("chain", talker.chain.enter(hidden))):
+            worst = max(worst, check(f"talker {name}", value.detach().numpy(), stream.outputs[name]))
     return worst
 
 
@@ -241,17 +259,21 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
     save_model(output, "repartee-s2s", copy.deepcopy(model).half(), model.config, provenance)
     export.export_step(model, output / "step.onnx")
     worst = check_step(model, output / "step.onnx")
-    if model.config.chain_dim:
-        told, leave = ((model.chain.told * model.chain.before).detach(), model.chain.leave.detach())
-        np.savez(output / "chain.npz", told=told.half().numpy(), leave=leave.half().numpy())
-    Tokenizer.load(codec / "tokenizer.json").save(output / "tokenizer.json")
+    export.export_talker(model.talker, output / "talker.onnx")
+    worst = max(worst, check_talker(model.talker, output / "talker.onnx"))
+    chain = model.talker.chain
+    told, leave = (chain.told * chain.before).detach(), chain.leave.detach()
+    np.savez(output / "chain.npz", told=told.half().numpy(), leave=leave.half().numpy())
+    tokenizer = Tokenizer.load(codec / "tokenizer.json")
+    tokenizer.save(output / "tokenizer.json")
+    Score.of(tokenizer).save(output / "score.json")
     config = model.config
     header = {
         "format": S2S_FORMAT, "version": VERSION, "alphabet": alphabet, "parity": worst,
         "lead_frames": config.lead_frames, "transcript_delay_frames": config.transcript_delay_frames,
         "window": config.window, "agent_levels": config.agent_levels, "user_levels": config.user_levels,
         "silence_codes": silence, "vocabulary": config.vocabulary, "reads_text": True,
-        "writes_notes": config.notes, "chained": bool(config.chain_dim),
+        "writes_notes": config.notes,
     }  # fmt: skip
     write_json(output / "config.json", header)
     return worst

@@ -33,11 +33,11 @@ from models.errors import ModelError
 from models.prosody import strip_marks
 from models.runtime import Engine
 from training.audio_data import read_audio
+from training.codec_metrics import RATE_HZ, opinions
 from training.domain import Domain, DomainError, load_domain
 from training.scoring import Rate, rate, word_errors
 from training.tts import SAMPLE_RATE, TtsError, synthesise
 
-RECOGNISER_RATE_HZ = 16_000
 PADDING_S = 0.3
 _WORD = re.compile(r"[a-z']+")
 _FILL = re.compile(r"\{(\w+)\}")
@@ -121,9 +121,9 @@ class Recogniser:
 
     def __init__(self, grammar: str | None, pronunciations: Mapping[str, str] | None = None) -> None:
         if grammar is None:
-            self._decoder = pocketsphinx.Decoder(samprate=float(RECOGNISER_RATE_HZ), loglevel="FATAL")
+            self._decoder = pocketsphinx.Decoder(samprate=float(RATE_HZ), loglevel="FATAL")
             return
-        self._decoder = pocketsphinx.Decoder(samprate=float(RECOGNISER_RATE_HZ), lm=None, loglevel="FATAL")
+        self._decoder = pocketsphinx.Decoder(samprate=float(RATE_HZ), lm=None, loglevel="FATAL")
         for word, phones in (pronunciations or {}).items():
             self._decoder.add_word(word, phones, False)
         missing = sorted({word for word in grammar_words(grammar) if self._decoder.lookup_word(word) is None})
@@ -141,7 +141,7 @@ class Recogniser:
 
 def hear(decoder: pocketsphinx.Decoder, pcm: np.ndarray) -> list[str]:
     """The words a decoder recognises in float32 [N] at 16 kHz; none when nothing fits."""
-    silence = np.zeros(round(PADDING_S * RECOGNISER_RATE_HZ), np.float32)
+    silence = np.zeros(round(PADDING_S * RATE_HZ), np.float32)
     padded = np.concatenate([silence, np.clip(pcm, -1.0, 1.0), silence])
     decoder.start_utt()
     decoder.process_raw((padded * 32767).astype(np.int16).tobytes(), full_utt=True)
@@ -188,29 +188,27 @@ def measure(recogniser: Recogniser, pairs: Sequence[Pair]) -> tuple[Rate, list[d
     rows: list[dict[str, Any]] = []
     for pair in pairs:
         meant = spoken_words(pair.text)
-        heard = recogniser.hear(soxr.resample(read_wav(pair.wav), SAMPLE_RATE, RECOGNISER_RATE_HZ))
+        heard = recogniser.hear(soxr.resample(read_wav(pair.wav), SAMPLE_RATE, RATE_HZ))
         errors = word_errors(meant, heard)
         rows.append({"name": pair.name, "text": " ".join(meant), "heard": " ".join(heard), "errors": errors})
     words = [len(row["text"].split()) for row in rows]
     return rate([row["errors"] for row in rows], words), rows
 
 
-def opinions(pairs: Sequence[Pair]) -> dict[str, Rate]:
-    """Mean opinions of all pairs as DNSMOS predicts them (Reddy et al., arXiv 2110.01763), 1 to 5.
+def mean_opinions(pairs: Sequence[Pair]) -> dict[str, Rate]:
+    """Mean of :func:`training.codec_metrics.opinions` over all pairs.
 
     Raises:
         IntelligibilityError: The package speechmos is missing, or a recording cannot be read.
     """
-    try:
-        from speechmos import dnsmos
-    except ImportError as exc:
-        raise IntelligibilityError("--dnsmos needs speechmos, librosa and requests: pip install '.[measure]'") from exc
-    scores: dict[str, list[float]] = {"p808": [], "overall": []}
+    scores: dict[str, list[float]] = {}
     for pair in pairs:
-        pcm = soxr.resample(read_wav(pair.wav), SAMPLE_RATE, RECOGNISER_RATE_HZ)
-        found = dnsmos.run(pcm / max(1.0, float(np.abs(pcm).max())), sr=RECOGNISER_RATE_HZ)
-        scores["p808"].append(float(found["p808_mos"]))
-        scores["overall"].append(float(found["ovrl_mos"]))
+        try:
+            found = opinions(soxr.resample(read_wav(pair.wav), SAMPLE_RATE, RATE_HZ))
+        except ImportError as exc:
+            raise IntelligibilityError(f"--dnsmos: pip install '.[measure]' ({exc})") from exc
+        for name, value in found.items():
+            scores.setdefault(name, []).append(value)
     return {name: rate(values, [1.0] * len(values)) for name, values in scores.items()}
 
 
@@ -276,7 +274,7 @@ def compare_voices(domain: Domain, args: argparse.Namespace) -> dict[str, Any]:
         report[voice] = {"word_error_rate": word_error_rate.to_json(), "clips": rows}
         print(f"{voice:8s} word errors {word_error_rate} words")
         if args.dnsmos:
-            thought = opinions([pair for pair in pairs if (pair.name, pair.text) in shared])
+            thought = mean_opinions([pair for pair in pairs if (pair.name, pair.text) in shared])
             report[voice]["dnsmos"] = {name: figure.to_json() for name, figure in thought.items()}
             print(f"{voice:8s} DNSMOS P.808 {thought['p808']}, overall {thought['overall']} clips")
     return report

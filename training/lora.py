@@ -29,7 +29,8 @@ TARGETS = {
 }
 """Linear layers of a backbone that get adapters, by its ``model_type``."""
 
-HEADS = ("agent_embed.0", "agent_embed.2", "agent_head.0", "agent_head.2", "text_head", "chain.enter")
+HEADS = ("agent_embed.0", "agent_embed.2", "text_head")
+TALKER = "talker."
 TABLES = ("text_embed", "transcript_embed", "recent_embed")
 WEIGHTS = "adapter_model.safetensors"
 
@@ -46,7 +47,7 @@ class LoraSettings:
     alpha: float = 16.0
     dropout: float = 0.0
     targets: tuple[str, ...] = ()
-    heads: bool = True  # adapters on what writes text and codes, too, and rows of the prosody tokens
+    heads: bool = True  # adapters on the talker and what writes text, too, and rows of the prosody tokens
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -85,7 +86,9 @@ def adapt(model: nn.Module, settings: LoraSettings) -> PeftModel:
     )
     if isinstance(model, S2S) and settings.heads:
         rows = list(range(FIRST_PROSODY, FIRST_PROSODY + len(PROSODY_TOKENS)))
-        config.target_modules = list(dict.fromkeys([*chosen, *(name for name in HEADS if name in layers)]))
+        config.target_modules = list(
+            dict.fromkeys([*chosen, *(name for name in layers if name in HEADS or name.startswith(TALKER))])
+        )
         config.trainable_token_indices = {name: rows for name in TABLES if hasattr(model, name)}
     with _quiet():
         return get_peft_model(model, config)  # type: ignore[arg-type, return-value]

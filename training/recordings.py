@@ -19,8 +19,6 @@ import soxr
 from training.conversation import ConversationError, read_conversation
 
 SAMPLE_RATE_HZ = 24_000
-END_FRAME_SAMPLES = SAMPLE_RATE_HZ // 50  # 20 ms
-END_BELOW_PEAK_DB = 30.0
 MARGIN_S = 0.1  # kept around a turn cut out of a conversation
 SNR_FRAME_SAMPLES = 2_048 * SAMPLE_RATE_HZ // 16_000  # the published benchmark's frame, which it takes at 16 kHz
 BACKGROUND_S = 5.0  # least length of noise before it repeats
@@ -135,20 +133,6 @@ def loudest_power(pcm: np.ndarray) -> float:
     padded = np.zeros(frames * SNR_FRAME_SAMPLES, np.float64)
     padded[: len(pcm)] = pcm
     return float(np.square(padded).reshape(-1, SNR_FRAME_SAMPLES).mean(axis=1).max(initial=0.0))
-
-
-def end_of_speech(pcm: np.ndarray) -> int:
-    """Where speech ends: the end of the last 20 ms frame within 30 dB of the loudest one, in samples.
-
-    Args:
-        pcm: float32 [N] at 24 kHz.
-    """
-    frames = pcm[: len(pcm) // END_FRAME_SAMPLES * END_FRAME_SAMPLES].reshape(-1, END_FRAME_SAMPLES)  # [F, 480]
-    power = np.square(frames, dtype=np.float64).mean(axis=1)  # [F]
-    if not power.size or not power.max():
-        return len(pcm)
-    loud = np.flatnonzero(power >= power.max() * 10 ** (-END_BELOW_PEAK_DB / 10))
-    return int(loud[-1] + 1) * END_FRAME_SAMPLES
 
 
 def find_recordings(folder: Path, limit: int | None = None, split: str | None = None) -> list[Recording]:

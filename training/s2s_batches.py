@@ -33,7 +33,6 @@ class Batch:
     padding: Tensor
     text: Tensor
     transcript: Tensor
-    agent: Tensor
     turn: Tensor
 
 
@@ -52,11 +51,11 @@ def collate(sequences: Sequence[FrameSequence]) -> Batch:
     padding = torch.tensor([[1] * len(s.mode) + [0] * (longest - len(s.mode)) for s in sequences])
     frame = FrameInput(
         stack("mode", LISTEN), stack("user", 0), stack("text", PAD), stack("transcript", PAD), stack("agent", -1),
-        stack("recent", PAD), stack("due", 0),
+        stack("recent", PAD),
     )  # fmt: skip
     return Batch(
         frame, padding, stack("text_target", IGNORE), stack("transcript_target", IGNORE),
-        stack("agent_target", IGNORE), stack("turn_target", IGNORE),
+        stack("turn_target", IGNORE),
     )  # fmt: skip
 
 

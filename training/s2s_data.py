@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.runtime_state import OLDEST
 from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from training.encode_dataset import EncodedTurn
@@ -29,7 +28,7 @@ WrittenTurn = tuple[list[list[int]], list[list[int]], list[int]]
 
 @dataclass(slots=True)
 class FrameSequence:
-    """One dialogue, T steps. Inputs: mode to due. Targets: *_target, IGNORE where free."""
+    """One dialogue, T steps. Inputs: mode to recent. Targets: *_target, IGNORE where free."""
 
     mode: np.ndarray
     user: np.ndarray
@@ -37,7 +36,6 @@ class FrameSequence:
     transcript: np.ndarray
     agent: np.ndarray
     recent: np.ndarray
-    due: np.ndarray
     text_target: np.ndarray
     transcript_target: np.ndarray
     agent_target: np.ndarray
@@ -182,7 +180,7 @@ def build_sequence(
         parts += [heard, said, *noted]
         say += [np.full(len(heard["mode"]), not len(turn.user))]
         say += [np.zeros(len(part["mode"]), bool) for part in (said, *noted)]
-    return _teacher_forced(parts, np.concatenate(say), rng, corrupt, config.lead_frames)
+    return _teacher_forced(parts, np.concatenate(say), rng, corrupt)
 
 
 def build_written(turns: Sequence[WrittenTurn], config: S2SConfig, rng: np.random.Generator) -> FrameSequence:
@@ -193,12 +191,11 @@ def build_written(turns: Sequence[WrittenTurn], config: S2SConfig, rng: np.rando
     for user, agent, note in turns:
         parts += [written_steps(user, READ, groups, rng, gap), written_steps(agent, WRITE, groups, rng, gap)]
         parts += [note_steps(note, groups)] if config.notes else []
-    say = np.zeros(sum(len(part["mode"]) for part in parts), bool)
-    return _teacher_forced(parts, say, rng, 0.0, config.lead_frames)
+    return _teacher_forced(parts, np.zeros(sum(len(part["mode"]) for part in parts), bool), rng, 0.0)
 
 
 def _teacher_forced(
-    parts: Sequence[dict[str, np.ndarray]], say: np.ndarray, rng: np.random.Generator, corrupt: float, lead: int
+    parts: Sequence[dict[str, np.ndarray]], say: np.ndarray, rng: np.random.Generator, corrupt: float
 ) -> FrameSequence:
     """Join steps and feed every target to the step after it; ``say`` marks text that is read to be said."""
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -225,8 +222,7 @@ def _teacher_forced(
         transcript[hidden] = PAD
     recent = np.concatenate([latest_pieces(text), latest_pieces(transcript)], axis=1)
     targets = (joined[name] for name in ("text_target", "transcript_target", "agent_target", "turn_target"))
-    due = due_pieces(text, mode == SPEAK, lead)
-    return FrameSequence(mode, joined["user"], text, transcript, agent, recent, due, *targets)
+    return FrameSequence(mode, joined["user"], text, transcript, agent, recent, *targets)
 
 
 def latest_pieces(tokens: np.ndarray) -> np.ndarray:
@@ -235,15 +231,3 @@ def latest_pieces(tokens: np.ndarray) -> np.ndarray:
     pieces = np.concatenate([[PAD, PAD], tokens[real]])
     count = np.cumsum(real)
     return np.stack([pieces[count + 1], pieces[count]], axis=1)
-
-
-def due_pieces(tokens: np.ndarray, speaking: np.ndarray, lead: int) -> np.ndarray:
-    """What a step is told to be due, [T] -> [T, 4]: see :class:`models.s2s.FrameInput`."""
-    steps, back = np.arange(len(tokens)), lead - 1
-    newest = np.maximum.accumulate(np.where(tokens != PAD, steps, -OLDEST))
-    age = np.minimum(steps - newest, OLDEST)
-    then = np.maximum(steps - back, 0)
-    begin = np.maximum.accumulate(np.where(~speaking, steps + 1, 0))  # of the reply
-    of_reply = speaking & (steps - back >= begin)
-    now = np.concatenate([latest_pieces(tokens)[then], age[then, None]], axis=1)
-    return np.concatenate([np.where(of_reply[:, None], now, 0), np.where(speaking, age, 0)[:, None]], axis=1)

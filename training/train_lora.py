@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from models.errors import ModelError
 from models.prosody import canonical, strip_marks
 from models.runtime_lora import ADAPTER_FILE, read_adapter
 from models.s2s import S2S
+from models.timeline import Score
 from models.tokenizer import Tokenizer
 from training.audio_data import load_clips, read_audio
 from training.conversation import AssistantTurn, Span
@@ -50,9 +51,13 @@ from training.s2s_data import build_sequence
 from training.train_acoustic import Source
 from training.train_acoustic import train as train_acoustic
 from training.train_s2s import WEIGHTS, load_s2s, objectives, read_dialogues, validate
+from training.train_talker import Reply, ReplyBatch, code_loss, prepare
+from training.train_talker import collate as collate_replies
+from training.train_talker import validate as validate_talker
 from training.written import has_marks, written_dialogues
 
 KEEP_FRAMES = 400  # of a batch of dialogues
+CODES_WEIGHT = 2.0  # of the talker's loss, beside WEIGHTS of the backbone's
 DECODER_LR = 3e-4
 
 
@@ -77,17 +82,20 @@ def encode_item(item: dict[str, Any], encoders: CodecEncoders) -> EncodedTurn:
 class VoiceBatches:
     """Batches of segments; the same for a step whether a run was stopped before it or not."""
 
-    def __init__(self, model: S2S, turns: Sequence[EncodedTurn], size: int, corrupt: float, seed: int) -> None:
-        self._config, self._turns, self._size, self._corrupt, self._seed = model.config, turns, size, corrupt, seed
-        self.an_epoch = -(-len(turns) // size)
+    def __init__(self, model: S2S, turns: Sequence[EncodedTurn], score: Score, args: argparse.Namespace) -> None:
+        self._config, self._turns, self._size = model.config, turns, args.batch_size
+        self._corrupt, self._seed = args.corrupt, args.seed
+        self._replies = [prepare([turn], score, model.config.lead_frames)[0] for turn in turns]
+        self.an_epoch = -(-len(turns) // self._size)
 
-    def at(self, step: int) -> Batch:
-        """The batch of a step; epochs are in different orders."""
+    def at(self, step: int) -> tuple[Batch, ReplyBatch]:
+        """The batch of a step, for the backbone and for the talker; epochs are in different orders."""
         epoch, index = divmod(step, self.an_epoch)
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._turns))
         rng = np.random.default_rng([self._seed, step, 1])
         picked = order[index * self._size : (index + 1) * self._size]
-        return collate([build_sequence([self._turns[i]], self._config, rng, self._corrupt) for i in picked])
+        said = collate([build_sequence([self._turns[i]], self._config, rng, self._corrupt) for i in picked])
+        return said, collate_replies([self._replies[i] for i in picked], self._corrupt, rng)
 
 
 def dialogue_batches(args: argparse.Namespace, model: S2S, tokenizer: Tokenizer) -> Batcher | None:
@@ -105,20 +113,21 @@ def dialogue_batches(args: argparse.Namespace, model: S2S, tokenizer: Tokenizer)
     return Batcher(spoken, model.config, KEEP_FRAMES, args.corrupt, args.seed, written, share, unknown)
 
 
-def total_loss(model: S2S, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-    """The weighted sum of the losses, and its parts that say something about a batch.
+def backbone_loss(model: S2S, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    """The weighted sum of the backbone's losses, and its parts that say something about a batch.
 
     When to write nothing is learnt like any word: who weighs it less speaks too fast.
     """
     losses, scores = objectives(model, batch, pad_weight=1.0)
-    shown = {"text": losses["text"].item(), "agent": losses["agent"].item(), "text_acc": scores["text_acc"]}
+    shown = {"text": losses["text"].item(), "text_acc": scores["text_acc"]}
     return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum(), shown
 
 
 def fit(
-    model: S2S, batches: VoiceBatches, keep: Batcher | None, held: list[list[EncodedTurn]], args: argparse.Namespace
-) -> tuple[Run, dict[str, float]]:
-    """Train the adapters of ``model``; returns the run and the validation losses at its end.
+    model: S2S, batches: VoiceBatches, keep: Batcher | None, check: Callable[[], dict[str, float]],
+    args: argparse.Namespace,
+) -> tuple[Run, dict[str, float]]:  # fmt: skip
+    """Train the adapters of ``model``; returns the run and what ``check`` finds at its end.
 
     Raises:
         FloatingPointError: the gradient is not finite.
@@ -131,36 +140,40 @@ def fit(
     first = run.resume(trained, optimizer)
     if keep is not None:
         keep.restart(first)
-    checked = validate(model, held, model.config, KEEP_FRAMES * 2)
-    run.log(first, _spoken(checked))
+    checked = check()
+    run.log(first, checked)
     for step in run.steps(first):
         for group in optimizer.param_groups:
             group["lr"] = cosine(run.budget.progress(step), args.lr, warm_up=0.05)
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        loss, shown = total_loss(model, batches.at(step))
-        loss.backward()
+        said, replies = batches.at(step)
+        loss, shown = backbone_loss(model, said)
+        codes = code_loss(model.talker, replies)
+        (loss + CODES_WEIGHT * codes).backward()
         if keep is not None and int((step + 1) * args.keep_share) > int(step * args.keep_share):
-            total_loss(model, keep.next())[0].backward()
+            backbone_loss(model, keep.next())[0].backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"gradient is not finite at step {step}; try a smaller --lr")
         optimizer.step()
         if step % args.log_every == 0:
-            run.log(step, {"loss": loss.item(), **shown, "lr": optimizer.param_groups[0]["lr"]})
+            run.log(step, {"loss": loss.item(), **shown, "codes": codes.item(), "lr": optimizer.param_groups[0]["lr"]})
         if (step + 1) % batches.an_epoch == 0:
             run.save(trained, optimizer, step + 1)
-            checked = validate(model, held, model.config, KEEP_FRAMES * 2)
-            run.log(step + 1, {"epoch": (step + 1) // batches.an_epoch, **_spoken(checked)})
+            checked = check()
+            run.log(step + 1, {"epoch": (step + 1) // batches.an_epoch, **checked})
         elif run.due:
             run.save(trained, optimizer, step + 1)
     run.close()
     return run, checked
 
 
-def _spoken(checked: dict[str, float]) -> dict[str, float]:
-    """What of a validation is about speaking: nobody is heard in it."""
-    return {name: value for name, value in checked.items() if name.split("_")[1] in ("text", "agent")}
+def check_voice(model: S2S, turns: Sequence[EncodedTurn], replies: Sequence[Reply]) -> dict[str, float]:
+    """Losses on held-out segments: of what is said when, and of the codes."""
+    found = validate(model, [[turn] for turn in turns], model.config, KEEP_FRAMES * 2)
+    found |= validate_talker(model.talker, replies, KEEP_FRAMES * 2)
+    return {name: value for name, value in found.items() if name.split("_")[1] in ("text", "codes")}  # nobody is heard
 
 
 def fit_decoder(args: argparse.Namespace, items: Sequence[dict[str, Any]]) -> Path:
@@ -233,14 +246,16 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     frozen, trainable = count(adapted)
     print(f"base: {frozen:,} parameters, {backbone:,} of them in the backbone, all frozen; adapter: {trainable:,} "
           f"({trainable / frozen:.2%})", flush=True)  # fmt: skip
-    batches = VoiceBatches(model, turns["train"], args.batch_size, args.corrupt, args.seed)
+    score = Score.of(encoders.tokenizer)
+    batches = VoiceBatches(model, turns["train"], score, args)
     keep = dialogue_batches(args, model, encoders.tokenizer)
-    run, checked = fit(model, batches, keep, [[turn] for turn in turns["validation"]], args)
+    held = prepare(turns["validation"], score, model.config.lead_frames)
+    run, checked = fit(model, batches, keep, lambda: check_voice(model, turns["validation"], held), args)
     codec = fit_decoder(args, dataset["train"]) if args.decoder_minutes else args.codec
     counts = Counter(mark["token"] for item in dataset["train"] for mark in item["prosody_tokens"])
     more = {
         "decoder": bool(args.decoder_minutes), "settings": asdict(settings), "trainable": trainable,
-        "validation": _spoken(checked), "provenance": portable(run.provenance),
+        "validation": checked, "provenance": portable(run.provenance),
     }  # fmt: skip
     save_adapter(adapted, args.output, base, args.codec / "tokenizer.json", more, counts)
     export_merged(merged(adapted), args, codec, bool(args.decoder_minutes))
@@ -287,7 +302,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--alpha", type=float, default=16.0, help="adapters count alpha / rank times")
     add("--dropout", type=float, default=0.0, help="of what goes into adapters")
     add("--targets", nargs="+", help="names of the backbone's layers (default: by its type)")
-    add("--backbone_only", action="store_true", help="no adapters on what writes text and codes")
+    add("--backbone_only", action="store_true", help="no adapters on the talker and on what writes text")
     add("--corrupt", type=float, default=0.05, help="share of disturbed fed-back codes")
     add("--keep_share", type=float, default=0.25, help="dialogues a step that keep the model able to converse")
     add("--domain", type=Path, help="domain file of those dialogues (default: the base's)")

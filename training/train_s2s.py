@@ -5,6 +5,8 @@
 With ``--domain``, ``--written_share`` of the batches are dialogues in text alone, drawn anew from the domain file: they
 teach the conversation's state at a fraction of the frames. A share of 1 needs no codes at all.
 
+What is trained is the backbone: what is said and when. How it sounds is :mod:`training.train_talker`'s.
+
 Workers are single-threaded processes that average gradients (gloo); on a GPU use one. The run resumes from its
 directory; the learning rate follows the larger of the used share of steps, epochs and wall-clock budget.
 """
@@ -22,7 +24,8 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from models.checkpoint import load_weights, read_dataclass, save_model
-from models.s2s import S2S, S2SConfig, agent_cross_entropy, evaluating
+from models.s2s import S2S, S2SConfig, evaluating
+from models.timeline import Score
 from models.tokenizer import PAD, Tokenizer
 from training.encode_dataset import EncodedTurn, load_codes
 from training.encoders import load_codec_config
@@ -34,9 +37,8 @@ from training.warm_start import start_from
 from training.written import has_marks, written_dialogues
 
 PAD_WEIGHT = 0.3
-RECENT_DIM, CHAIN_DIM = 128, 192
-WEIGHTS = {"text": 2.0, "transcript": 1.5, "agent": 2.0, "turn": 0.4}
-PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
+RECENT_DIM = 128
+WEIGHTS = {"text": 2.0, "transcript": 1.5, "turn": 0.4}
 
 
 def load_s2s(directory: Path) -> S2S:
@@ -64,18 +66,6 @@ def token_loss(
     return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / weights.sum(), right
 
 
-def agent_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of the agent's codes, the prosody code counting PROSODY_WEIGHT."""
-    speaking = target[..., 0] != IGNORE
-    if not bool(speaking.any()):
-        return hidden.sum() * 0.0
-    codes = target[speaking]
-    loss = agent_cross_entropy(model.agent_logits(hidden[speaking], codes), codes, model.agent_fsq)
-    weights = loss.new_ones(loss.shape[-1])
-    weights[: len(model.config.agent_levels[0])] = PROSODY_WEIGHT
-    return (loss * weights).sum(-1).mean() / weights.sum()
-
-
 def turn_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy of the turn logits where the user is heard."""
     heard = target[..., 0] != IGNORE
@@ -85,14 +75,13 @@ def turn_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
 
 
 def objectives(model: S2S, batch: Batch, pad_weight: float = PAD_WEIGHT) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The four losses of a batch, the agent's PAD counting ``pad_weight``, and accuracies on non-PAD targets."""
+    """The three losses of a batch, the agent's PAD counting ``pad_weight``, and accuracies on non-PAD targets."""
     hidden = model.hidden(batch.frame, batch.padding)
     text, text_right = token_loss(model.text_head, hidden, batch.text, pad_weight)
     transcript, transcript_right = token_loss(model.transcript_head, hidden, batch.transcript)
     losses = {
         "text": text,
         "transcript": transcript,
-        "agent": agent_loss(model, hidden, batch.agent),
         "turn": turn_loss(model, hidden, batch.turn),
     }
     return losses, {"text_acc": text_right, "transcript_acc": transcript_right}
@@ -100,11 +89,12 @@ def objectives(model: S2S, batch: Batch, pad_weight: float = PAD_WEIGHT) -> tupl
 
 def average_gradients(model: torch.nn.Module, world: int) -> None:
     """Replace every gradient by the mean over workers."""
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
     flat = torch.cat([grad.flatten() for grad in grads])
     dist.all_reduce(flat)
     flat /= world
-    for parameter, part in zip(model.parameters(), torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+    for parameter, part in zip(trained, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
         parameter.grad = part.view_as(parameter)
 
 
@@ -125,15 +115,15 @@ def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
     config = S2SConfig(len(tokenizer), codec.semantic_levels, codec.agent_levels, notes=args.domain is not None,
-                       recent_dim=RECENT_DIM, chain_dim=CHAIN_DIM, due=True)  # fmt: skip
+                       recent_dim=RECENT_DIM, symbols=len(Score.of(tokenizer).symbols))  # fmt: skip
     if args.init:
         sizes = read_dataclass(args.init, "repartee-s2s", S2SConfig)
         config = replace(sizes, vocabulary=config.vocabulary, user_levels=config.user_levels,
                          agent_levels=config.agent_levels, notes=config.notes,
-                         recent_dim=sizes.recent_dim or config.recent_dim,
-                         chain_dim=sizes.chain_dim or config.chain_dim, due=True)  # fmt: skip
-    allowed = ("lead_frames", "transcript_delay_frames", "window", "backbone")
+                         recent_dim=sizes.recent_dim or config.recent_dim, symbols=config.symbols)  # fmt: skip
+    allowed = ("lead_frames", "transcript_delay_frames", "window", "talker_dim", "talker_layers", "backbone")
     model = S2S(replace(config, **read_section(args.config, "s2s", allowed)))
+    model.talker.requires_grad_(False)  # it stays as it is: training.train_talker
     if args.init:
         partial = start_from(model, tokenizer, args.init)
         print(f"started from {args.init}; not whole: {', '.join(partial) or 'nothing'}", flush=True)
@@ -182,8 +172,8 @@ def new_batcher(
 
 def new_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.AdamW:
     """AdamW with decay on matrices only."""
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decay, plain = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
 
