@@ -63,7 +63,8 @@ tiny: setup-train
 	$(PY) -m training.train_codec --config configs/tiny.yaml --data_dir $(TINY)/conversations --steps 20 --minutes 2 --output $(TINY)/codec
 	$(PY) -m training.encode_dataset --domain configs/domains/coffee.yaml --data_dir $(TINY)/conversations --codec $(TINY)/codec --output $(TINY)/codes
 	$(PY) -m training.train_s2s --config configs/tiny.yaml --domain configs/domains/coffee.yaml --data_dir $(TINY)/codes --codec $(TINY)/codec --steps 20 --minutes 2 --output $(TINY)/s2s
-	$(PY) -m training.export --codec $(TINY)/codec --s2s $(TINY)/s2s --domain configs/domains/coffee.yaml --output $(TINY)/models
+	$(PY) -m training.train_talker --s2s $(TINY)/s2s --data_dir $(TINY)/codes --codec $(TINY)/codec --steps 20 --minutes 2 --output $(TINY)/speaking
+	$(PY) -m training.export --codec $(TINY)/codec --s2s $(TINY)/speaking --domain configs/domains/coffee.yaml --output $(TINY)/models
 	$(PY) run_agent.py --codec $(TINY)/models/codec --s2s $(TINY)/models/s2s --input $(TINY)/conversations/conv_000001/user.wav --output $(TINY)/answer.wav
 	@echo "$(TINY)/answer.wav holds the answer of $(TINY)/models"
 

@@ -14,8 +14,8 @@ from models.codec import AcousticEncoder, Decoder, SemanticEncoder
 from models.conv import State
 from models.features import HOPS_PER_FRAME, N_MEL, N_MEL_LOW
 from models.s2s import N_RECENT, S2S, FrameInput
+from models.score import N_ACTING, SHOWN, SLOTS
 from models.talker import Talker
-from models.timeline import N_ACTING, SHOWN, SLOTS
 
 OPSET = 18
 SMALL = 1024  # weights that stay as they are

@@ -11,7 +11,7 @@ from models.artefacts import open_graph, read_chain
 from models.graph import GraphStream
 from models.prosody import GLIDES, LEVELS
 from models.sampling import CodeSampler
-from models.timeline import Score, sounding
+from models.score import Score, sounding
 from models.tokenizer import prosody_token
 
 

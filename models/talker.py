@@ -1,7 +1,7 @@
 """The talker: from what the text stream says is to be heard in a frame to the agent's codes of it.
 
 The backbone decides what is said and when. How a phone sounds is local and the same whatever is talked about: a small
-network that sees a few frames of phones (:mod:`models.timeline`) and its own codes learns it from far less speech than
+network that sees a few frames of phones (:mod:`models.score`) and its own codes learns it from far less speech than
 attention does (the split into thinker and talker of Xu et al., "Qwen2.5-Omni", arXiv 2503.20215, with the text's own
 clock in place of attention). Dilated causal convolutions with gates (van den Oord et al., "WaveNet", 2016), written as
 matrix products over their taps, so that LoRA applies to all of it; a frame's code dimensions are chained.
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from models.chain import CodeChain
 from models.conv import State
 from models.quantize import GroupedFSQ
-from models.timeline import N_ACTING, SHOWN, SLOTS
+from models.score import N_ACTING, SHOWN, SLOTS
 
 DILATIONS = (1, 2, 4)
 TAPS = 3
@@ -75,7 +75,7 @@ class Talker(nn.Module):
         """Frames of a reply.
 
         Args:
-            symbols: int64 [B, T, SHOWN * SLOTS], see :func:`models.timeline.sounding`.
+            symbols: int64 [B, T, SHOWN * SLOTS], see :func:`models.score.sounding`.
             acting: float [B, T, N_ACTING], likewise.
             before: int64 [B, T, groups], the codes of the frame before; negative: none.
             state: of :meth:`init_state` or of the call before.

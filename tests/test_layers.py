@@ -44,7 +44,7 @@ RUNTIME_MODELS = (
     "sampling",
     "spoken_text",
     "synthesis",
-    "timeline",
+    "score",
     "tokenizer",
 )
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 50

@@ -7,8 +7,8 @@ import torch
 
 from models.runtime import Engine, Mode
 from models.s2s import S2S, agent_cross_entropy
+from models.score import N_ACTING, SHOWN, SLOTS, Score
 from models.talker import Talker
-from models.timeline import N_ACTING, SHOWN, SLOTS, Score
 from models.tokenizer import PAD
 from tests.tiny import cuts, new_s2s, run_main, speech_like, stream, tokenizer
 from training import train_talker

@@ -14,7 +14,7 @@ from models.checkpoint import load_weights, save_model
 from models.codec import Codec, CodecConfig
 from models.lexicon import Lexicon
 from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
-from models.timeline import Score
+from models.score import Score
 from models.tokenizer import EOS, Tokenizer
 from training import export
 from training.user_features import FRONT_END

@@ -31,9 +31,9 @@ from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
 from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
 from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
+from models.score import N_ACTING, SHOWN, SLOTS, Score
 from models.source_filter import synthesise
 from models.talker import Talker
-from models.timeline import N_ACTING, SHOWN, SLOTS, Score
 from models.tokenizer import Tokenizer
 from training.encoders import WARM_FRAMES, load_codec_config
 from training.train_s2s import load_s2s

@@ -35,7 +35,7 @@ from models.errors import ModelError
 from models.prosody import canonical, strip_marks
 from models.runtime_lora import ADAPTER_FILE, read_adapter
 from models.s2s import S2S
-from models.timeline import Score
+from models.score import Score
 from models.tokenizer import Tokenizer
 from training.audio_data import load_clips, read_audio
 from training.conversation import AssistantTurn, Span

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from models.checkpoint import load_weights, read_dataclass, save_model
 from models.s2s import S2S, S2SConfig, evaluating
-from models.timeline import Score
+from models.score import Score
 from models.tokenizer import PAD, Tokenizer
 from training.encode_dataset import EncodedTurn, load_codes
 from training.encoders import load_codec_config

@@ -20,8 +20,8 @@ from torch.multiprocessing.spawn import spawn
 
 from models.checkpoint import save_model
 from models.s2s import S2S, agent_cross_entropy, evaluating
+from models.score import Score, sounding
 from models.talker import Talker
-from models.timeline import Score, sounding
 from models.tokenizer import Tokenizer
 from training.encode_dataset import EncodedTurn
 from training.run import Budget, Run, cosine, seed_everything

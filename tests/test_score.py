@@ -6,7 +6,7 @@ import pytest
 from models.errors import ArtefactError
 from models.lexicon import Lexicon
 from models.prosody import PROSODY_TOKENS
-from models.timeline import ENDINGS, PAUSE, SHOWN, SILENT, SLOTS, Score, sounding
+from models.score import ENDINGS, PAUSE, SHOWN, SILENT, SLOTS, Score, sounding
 from models.tokenizer import EOS, PAD, Tokenizer
 
 LOOK = 3
