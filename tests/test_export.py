@@ -156,6 +156,8 @@ def test_models_of_different_codecs_are_refused(checkpoints: Path, tmp_path: Pat
 def test_provenance_names_no_folder_of_this_machine() -> None:
     """Absolute paths keep their last two parts; relative ones, numbers and switches stay."""
     made = export.portable(
-        {"command": "x --audio a=/home/me/data/audio:0.5 --out runs/a/b/c", "step": 3, "dirs": "['/a/b/c/d']"}
-    )
-    assert made == {"command": "x --audio a=data/audio:0.5 --out runs/a/b/c", "step": 3, "dirs": "['c/d']"}
+        {"command": "x --audio a=/home/me/data/audio:0.5 --out runs/a/b/c", "step": 3, "dirs": "['/a/b/c/d']",
+         "talker": {"data_dir": "/home/me/data/codes"}}
+    )  # fmt: skip
+    assert made == {"command": "x --audio a=data/audio:0.5 --out runs/a/b/c", "step": 3, "dirs": "['c/d']",
+                    "talker": {"data_dir": "data/codes"}}  # fmt: skip

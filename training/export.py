@@ -48,6 +48,8 @@ def portable(provenance: dict[str, Any]) -> dict[str, Any]:
     return {
         key: re.sub(r"(?<![\w.*])/[^\s:=,'\[\]]+", lambda match: "/".join(Path(match.group()).parts[-2:]), value)
         if isinstance(value, str)
+        else portable(value)
+        if isinstance(value, dict)
         else value
         for key, value in provenance.items()
     }

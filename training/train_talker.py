@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from models.checkpoint import save_model
+from models.checkpoint import read_header, save_model
 from models.s2s import S2S, agent_cross_entropy, evaluating
 from models.score import Score, sounding
 from models.talker import Talker
@@ -168,7 +168,8 @@ def save(run: Run, args: argparse.Namespace, talker: Talker, optimizer: torch.op
     run.save(talker, optimizer, step)
     model = load_s2s(args.s2s)
     model.talker.load_state_dict(talker.state_dict())
-    save_model(args.output, "repartee-s2s", model, model.config, {**run.provenance, "step": step})
+    provenance = read_header(args.s2s, "repartee-s2s")["provenance"] | {"talker": {**run.provenance, "step": step}}
+    save_model(args.output, "repartee-s2s", model, model.config, provenance)
 
 
 def train(rank: int, args: argparse.Namespace) -> None:
