@@ -17,7 +17,7 @@ from models.tokenizer import prosody_token
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A prosody token, empty where a piece is none; the frame of the reply's audio that it acts from; who put it."""
+    """A prosody token, empty where a piece is none; the first frame of audio that knows of it; who put it."""
 
     token: str
     frame: int
@@ -81,12 +81,11 @@ class TalkerRuntime:
         An injected token that changes the pitch acts on the very next frame instead of on that of its place in the
         text; the others are about words to come.
         """
-        frame, mark = len(utterance.said), prosody_token(token)
+        mark = prosody_token(token)
         utterance.said.append(token)
         if injected and mark in (*LEVELS, *GLIDES):
-            frame = utterance.made
-            utterance.early[frame] = token
-        return Mark(mark, frame, injected)
+            utterance.early[utterance.made] = token
+        return Mark(mark, utterance.made, injected)
 
     def codes(self, utterance: Utterance) -> np.ndarray | None:
         """Codes int64 [groups] of the next frame of a reply whose newest piece was written; None: text leads still."""

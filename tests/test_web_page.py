@@ -212,7 +212,7 @@ async def test_a_conversation_with_the_shipped_models(shipped_models: Path, tmp_
         await state(page, "speaking", timeout_s=60.0)
         await state(page, "listening")
         await says(
-            page, "large latte with soy milk", "Okay, a large latte with soy milk", "that's", "So that is .*soy milk"
+            page, "large latte with soy milk", "Okay, a large latte with soy milk", "all", "So that is .*soy milk"
         )
         assert await page.locator("#order li").all_text_contents() == ["lattelarge · soy milk"]
         assert await page.locator("#transcript .ahead, #transcript .cut").count() == 0  # all of it was heard

@@ -144,7 +144,7 @@ async def test_two_threads_compute_what_one_does(shipped_models: Path) -> None:
         np.testing.assert_array_equal(
             np.zeros(0) if found.pcm is None else found.pcm, np.zeros(0) if expected.pcm is None else expected.pcm
         )
-    assert any(not np.array_equal(a.pcm, b.pcm) for a, b in zip(*alone, strict=True) if a.pcm is not None)
+    assert any(a.end_of_turn != b.end_of_turn for a, b in zip(*alone, strict=True))  # they are not the same session
 
 
 def test_how_many_threads() -> None:
