@@ -15,6 +15,7 @@ from training.domain import load_domain
 from training.encode_dataset import EncodedTurn, save_codes
 from training.s2s_batches import Batcher
 from training.s2s_data import IGNORE
+from training.together import new_optimizer
 from training.train_s2s import load_s2s, objectives, token_loss, validate
 from training.warm_start import start_from
 from training.written import has_marks, written_dialogues
@@ -65,7 +66,7 @@ def test_losses_fall_on_a_few_dialogues() -> None:
     with torch.no_grad():
         model.text_head.bias.zero_()
     batcher = Batcher([_dialogue(seed) for seed in range(3)], model.config, 200, 0.0, 0)
-    optimizer = train_s2s.new_optimizer(model, 3e-3)
+    optimizer = new_optimizer(model, 3e-3)
     first, _ = objectives(model, batcher.next())
     for _ in range(60):
         losses, scores = objectives(model, batcher.next())

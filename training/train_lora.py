@@ -50,7 +50,7 @@ from training.s2s_batches import Batch, Batcher, collate
 from training.s2s_data import build_sequence
 from training.train_acoustic import Source
 from training.train_acoustic import train as train_acoustic
-from training.train_s2s import WEIGHTS, load_s2s, objectives, read_dialogues, validate
+from training.train_s2s import load_s2s, objectives, read_dialogues, validate, weighted_sum
 from training.train_talker import Reply, ReplyBatch, code_loss, prepare
 from training.train_talker import collate as collate_replies
 from training.train_talker import validate as validate_talker
@@ -120,7 +120,7 @@ def backbone_loss(model: S2S, batch: Batch) -> tuple[torch.Tensor, dict[str, flo
     """
     losses, scores = objectives(model, batch, pad_weight=1.0)
     shown = {"text": losses["text"].item(), "text_acc": scores["text_acc"]}
-    return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum(), shown
+    return weighted_sum(losses), shown
 
 
 def fit(

@@ -12,15 +12,14 @@ directory; the learning rate follows the larger of the used share of steps, epoc
 """
 
 import argparse
-import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from models.checkpoint import load_weights, read_dataclass, save_model
@@ -30,9 +29,10 @@ from models.tokenizer import PAD, Tokenizer
 from training.encode_dataset import EncodedTurn, load_codes
 from training.encoders import load_codec_config
 from training.interjections import load_sounds
-from training.run import Budget, Run, cosine, read_section, seed_everything
+from training.run import Budget, read_section
 from training.s2s_batches import Batch, Batcher
 from training.s2s_data import IGNORE
+from training.together import Task, add_arguments, begin, fit, start
 from training.warm_start import start_from
 from training.written import has_marks, written_dialogues
 
@@ -85,17 +85,6 @@ def objectives(model: S2S, batch: Batch, pad_weight: float = PAD_WEIGHT) -> tupl
         "turn": turn_loss(model, hidden, batch.turn),
     }
     return losses, {"text_acc": text_right, "transcript_acc": transcript_right}
-
-
-def average_gradients(model: torch.nn.Module, world: int) -> None:
-    """Replace every gradient by the mean over workers."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
-    flat = torch.cat([grad.flatten() for grad in grads])
-    dist.all_reduce(flat)
-    flat /= world
-    for parameter, part in zip(trained, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConfig, frames: int) -> dict[str, float]:
@@ -170,91 +159,30 @@ def new_batcher(
     return batcher
 
 
-def new_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decay, plain = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() <= 1]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-
-
-def join_workers(rank: int, world: int, port: int) -> None:
-    """Meet the other workers on this machine."""
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-
-
-def save(run: Run, output: Path, model: S2S, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write what the run needs to go on, and the model as it is."""
-    run.save(model, optimizer, step)
-    save_model(output, "repartee-s2s", model, model.config, {**run.provenance, "step": step})
-
-
-def learn(
-    model: S2S, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool, world: int
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """One step of all workers; returns :func:`objectives` of this one's batch.
-
-    Raises:
-        FloatingPointError: the gradient is not finite.
-    """
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        losses, scores = objectives(model, batch)
-    optimizer.zero_grad(set_to_none=True)
-    torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
-    if world > 1:
-        average_gradients(model, world)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(f"gradient is not finite; losses { ({key: x.item() for key, x in losses.items()}) }")
-    optimizer.step()
-    return losses, scores
+def weighted_sum(losses: dict[str, Tensor]) -> Tensor:
+    """What is minimised: the losses of :func:`objectives` by WEIGHTS."""
+    return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
 
 
 def train(rank: int, args: argparse.Namespace) -> None:
-    """One worker's training loop; worker 0 logs, validates and writes checkpoints."""
-    world = args.workers
-    torch.set_num_threads(args.threads)
-    if world > 1:
-        join_workers(rank, world, args.port)
-    seed_everything(args.seed)
+    """One worker's training; worker 0 logs, validates and writes checkpoints."""
+    begin(rank, args)
     tokenizer = Tokenizer.load(args.codec / "tokenizer.json")
     model = build(args, tokenizer)
     model.backbone.config._attn_implementation = "eager"  # a fifth faster than sdpa where rows are this short
-    config = model.config
     splits = read_dialogues(args.data_dir) if args.data_dir else {"train": [], "valid": []}
-    batcher = new_batcher(args, splits["train"], config, rank, tokenizer)
-    optimizer = new_optimizer(model, args.lr)
-    budget = Budget(learning_steps(args, batcher, world), args.minutes)
-    directory = args.output / "run" if rank == 0 else args.output / f"run_{rank}"
-    run = Run(directory, {key: str(value) for key, value in vars(args).items()}, budget)
-    run.resume_from(args.output / "run")
-    step = run.resume(model, optimizer)
-    batcher.restart(step)
-    while True:
-        control = torch.tensor([budget.progress(step), float(run.due)])  # decided by worker 0
-        if world > 1:
-            dist.broadcast(control, 0)
-        if control[0] >= 1.0:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(float(control[0]), args.lr)
-        losses, scores = learn(model, optimizer, batcher.next(), args.bf16, world)
-        if rank == 0 and step % 25 == 0:
-            run.log(step, {name: loss.item() for name, loss in losses.items()} | scores)
-        if rank == 0 and step and step % args.validate_every == 0:
-            run.log(step, validate(model, splits["valid"], config, args.frames))
-        step += 1
-        if control[1] and rank == 0:
-            save(run, args.output, model, optimizer, step)
-    if rank == 0:
-        save(run, args.output, model, optimizer, step)
-        run.log(step, validate(model, splits["valid"], config, args.frames))
-    run.close()
-    if world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    batcher = new_batcher(args, splits["train"], model.config, rank, tokenizer)
+
+    def learn() -> tuple[Tensor, dict[str, float]]:
+        losses, scores = objectives(model, batcher.next())
+        return weighted_sum(losses), {name: loss.item() for name, loss in losses.items()} | scores
+
+    def save(provenance: dict[str, Any]) -> None:
+        save_model(args.output, "repartee-s2s", model, model.config, provenance)
+
+    budget = Budget(learning_steps(args, batcher, args.workers), args.minutes)
+    check = partial(validate, model, splits["valid"], model.config, args.frames)
+    fit(rank, args, model, Task(budget, batcher.restart, learn, check, save))
 
 
 def main() -> None:
@@ -268,26 +196,12 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="model directory to start from; sizes, codes and pieces may differ")
     parser.add_argument("--config", type=Path, help="YAML with a section 's2s'")
     parser.add_argument("--epochs", type=float, default=0.0, help="0 = no limit")
-    parser.add_argument("--steps", type=int, default=0, help="0 = no limit")
-    parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget; 0 = no limit")
-    parser.add_argument("--frames", type=int, default=1600, help="steps in a batch, per worker")
-    parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--corrupt", type=float, default=0.08, help="share of disturbed fed-back inputs")
-    parser.add_argument("--validate_every", type=int, default=500)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--bf16", action="store_true", help="matrix products in bfloat16: twice as fast with AVX512-BF16"
-    )
-    parser.add_argument("--port", type=int, default=29_511)
-    parser.add_argument("--seed", type=int, default=0)
+    add_arguments(parser, minutes=60.0, frames=1600, lr=1.2e-3, port=29_511)
     args = parser.parse_args()
     if args.data_dir is None and (args.domain is None or args.written_share < 1.0):
         parser.error("without --data_dir, give --domain and --written_share 1")
-    if args.workers > 1:
-        spawn(train, (args,), nprocs=args.workers)
-    else:
-        train(0, args)
+    start(train, args)
 
 
 if __name__ == "__main__":

@@ -10,23 +10,24 @@ OUTPUT is written, so both can be trained at the same time. The run resumes from
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from models.checkpoint import read_header, save_model
-from models.s2s import S2S, agent_cross_entropy, evaluating
+from models.s2s import agent_cross_entropy, evaluating
 from models.score import Score, sounding
 from models.talker import Talker
 from models.tokenizer import Tokenizer
 from training.encode_dataset import EncodedTurn
-from training.run import Budget, Run, cosine, seed_everything
+from training.run import Budget
 from training.s2s_data import place
-from training.train_s2s import average_gradients, join_workers, load_s2s, new_optimizer, read_dialogues
+from training.together import Task, add_arguments, begin, fit, start
+from training.train_s2s import load_s2s, read_dialogues
 
 PROSODY_WEIGHT = 2.0  # the prosody code's dimensions count this much more than acoustic ones
 UNHEARD_SHARE = 0.5  # of disturbed codes are missing, the others are those of another frame
@@ -144,80 +145,32 @@ def validate(talker: Talker, replies: Sequence[Reply], frames: int) -> dict[str,
     return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
-def learn(talker: Talker, optimizer: torch.optim.Optimizer, batch: ReplyBatch, bf16: bool, world: int) -> float:
-    """One step of all workers; returns the loss of this one's batch.
-
-    Raises:
-        FloatingPointError: the gradient is not finite.
-    """
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        loss = code_loss(talker, batch)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if world > 1:
-        average_gradients(talker, world)
-    norm = torch.nn.utils.clip_grad_norm_(talker.parameters(), 1.0)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(f"gradient is not finite; loss {loss.item()}")
-    optimizer.step()
-    return loss.item()
-
-
-def save(run: Run, args: argparse.Namespace, talker: Talker, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write what the run needs to go on, and the S2S model with the talker as it is."""
-    run.save(talker, optimizer, step)
-    model = load_s2s(args.s2s)
-    model.talker.load_state_dict(talker.state_dict())
-    provenance = read_header(args.s2s, "repartee-s2s")["provenance"] | {"talker": {**run.provenance, "step": step}}
-    save_model(args.output, "repartee-s2s", model, model.config, provenance)
-
-
 def train(rank: int, args: argparse.Namespace) -> None:
-    """One worker's training loop; worker 0 logs, validates and writes checkpoints."""
-    world = args.workers
-    torch.set_num_threads(args.threads)
-    if world > 1:
-        join_workers(rank, world, args.port)
-    seed_everything(args.seed)
-    model: S2S = load_s2s(args.s2s)
+    """One worker's training; worker 0 logs, validates and writes checkpoints."""
+    begin(rank, args)
+    model = load_s2s(args.s2s)
     talker, lead = model.talker, model.config.lead_frames
     score = Score.of(Tokenizer.load(args.codec / "tokenizer.json"))
     if len(score.symbols) != model.config.symbols:
         raise ValueError(f"{args.s2s}: knows {model.config.symbols} phone symbols, {args.codec} {len(score.symbols)}")
     splits = read_dialogues(args.data_dir)
     turns = {split: [turn for dialogue in dialogues for turn in dialogue] for split, dialogues in splits.items()}
-    replies = prepare(turns["train"], score, lead)[rank::world]
+    replies = prepare(turns["train"], score, lead)[rank :: args.workers]
     held = prepare(turns["valid"], score, lead) if rank == 0 else []
     batches = ReplyBatches(replies, args.frames, args.corrupt, args.seed * 1000 + rank)
-    optimizer = new_optimizer(talker, args.lr)
-    directory = args.output / "run" if rank == 0 else args.output / f"run_{rank}"
-    run = Run(directory, {key: str(value) for key, value in vars(args).items()}, Budget(args.steps, args.minutes))
-    run.resume_from(args.output / "run")
-    step = run.resume(talker, optimizer)
-    batches.restart(step)
-    while True:
-        control = torch.tensor([run.budget.progress(step), float(run.due)])  # decided by worker 0
-        if world > 1:
-            dist.broadcast(control, 0)
-        if control[0] >= 1.0:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(float(control[0]), args.lr)
-        loss = learn(talker, optimizer, batches.next(), args.bf16, world)
-        if rank == 0 and step % 25 == 0:
-            run.log(step, {"codes": loss})
-        if rank == 0 and step and step % args.validate_every == 0:
-            run.log(step, validate(talker, held, args.frames))
-        step += 1
-        if control[1] and rank == 0:
-            save(run, args, talker, optimizer, step)
-    if rank == 0:
-        save(run, args, talker, optimizer, step)
-        run.log(step, validate(talker, held, args.frames))
-    run.close()
-    if world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+
+    def learn() -> tuple[Tensor, dict[str, float]]:
+        loss = code_loss(talker, batches.next())
+        return loss, {"codes": loss.item()}
+
+    def save(provenance: dict[str, Any]) -> None:
+        whole = load_s2s(args.s2s)
+        whole.talker.load_state_dict(talker.state_dict())
+        made = read_header(args.s2s, "repartee-s2s")["provenance"] | {"talker": provenance}
+        save_model(args.output, "repartee-s2s", whole, whole.config, made)
+
+    check = partial(validate, talker, held, args.frames)
+    fit(rank, args, talker, Task(Budget(args.steps, args.minutes), batches.restart, learn, check, save))
 
 
 def main() -> None:
@@ -227,22 +180,9 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--s2s", type=Path, required=True, help="S2S checkpoint whose talker is trained")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory; a run in it is continued")
-    parser.add_argument("--steps", type=int, default=0, help="0 = no limit")
-    parser.add_argument("--minutes", type=float, default=40.0, help="wall-clock budget; 0 = no limit")
-    parser.add_argument("--frames", type=int, default=2400, help="frames in a batch, per worker")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--corrupt", type=float, default=0.25, help="share of disturbed fed-back codes")
-    parser.add_argument("--validate_every", type=int, default=500)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
-    parser.add_argument("--port", type=int, default=29_513)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.workers > 1:
-        spawn(train, (args,), nprocs=args.workers)
-    else:
-        train(0, args)
+    add_arguments(parser, minutes=40.0, frames=2400, lr=1.5e-3, port=29_513)
+    start(train, parser.parse_args())
 
 
 if __name__ == "__main__":
