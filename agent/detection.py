@@ -58,6 +58,9 @@ def detection_settings(vad: VadConfig, turns: TurnConfig, asked: TurnDetection) 
         return vad.model_copy(update=settings), turns.model_copy(update={"end_of_turn_threshold": MODEL_OFF})
     if asked.eagerness not in EAGERNESS:
         return vad, turns
-    threshold, silence_ms, any_silence_ms = EAGERNESS[asked.eagerness]
-    settings = {"end_of_turn_threshold": threshold, "end_of_turn_silence_ms": silence_ms}
+    threshold, silence_ms, likely_threshold, likely_silence_ms, any_silence_ms = EAGERNESS[asked.eagerness]
+    settings = {
+        "end_of_turn_threshold": threshold, "end_of_turn_silence_ms": silence_ms,
+        "likely_threshold": likely_threshold, "likely_silence_ms": likely_silence_ms,
+    }  # fmt: skip
     return vad.model_copy(update={"silence_duration_ms": any_silence_ms}), turns.model_copy(update=settings)

@@ -53,8 +53,9 @@ from streaming.vad import SpeechStarted, SpeechStopped
 MIN_COMMIT_MS = 100
 
 MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
-EAGERNESS = {"low": (0.9, 480, 3_000), "high": (0.5, 160, 800)}
-"""Of ``semantic_vad``, where not the daemon's: threshold, milliseconds of silence with it, of silence in any case."""
+EAGERNESS = {"low": (0.9, 480, MODEL_OFF, 0, 3_000), "high": (0.5, 160, 0.2, 280, 800)}
+"""Of ``semantic_vad``, where not the daemon's: threshold, milliseconds of silence with it, the same where the end is
+only likely, milliseconds of silence in any case."""
 
 
 class TurnConfig(BaseModel):
@@ -66,6 +67,10 @@ class TurnConfig(BaseModel):
     """Probability from the model above which the user has finished; above 1 turns this off."""
     end_of_turn_silence_ms: int = Field(200, ge=0, le=5_000)
     """Silence that must have been heard as well."""
+    likely_threshold: float = Field(0.4, ge=0.0)
+    """Probability that is enough after more silence; above 1, or where the model is off, it is not."""
+    likely_silence_ms: int = Field(320, ge=0, le=5_000)
+    """That silence."""
     speculate_threshold: float = Field(0.4, ge=0.0)
     """Probability above which the answer is begun and held back until the turn has ended; above 1 turns this off."""
     speculate_silence_ms: int = Field(80, ge=0, le=5_000)
@@ -95,7 +100,7 @@ class TurnTaker:
         self._phase = _Phase.WAITING
         self._turn = 0
         self._replies = 0  # wanted and not ended
-        self._finished = False  # the model says so, for audio after the last speech
+        self._finished = self._likely_finished = False  # the model says so, for audio after the last speech
         self._maybe_finished = False
         self._speculated = False  # in this pause
         self._quiet = 0
@@ -106,7 +111,9 @@ class TurnTaker:
     def configure(self, config: TurnConfig) -> None:
         """Decide by these settings from now on."""
         self._threshold = config.end_of_turn_threshold
-        self._needed_silence = ms_to_samples(config.end_of_turn_silence_ms)
+        self._needed_silence = max(1, ms_to_samples(config.end_of_turn_silence_ms))
+        self._likely_threshold = config.likely_threshold if self._threshold <= 1.0 else MODEL_OFF
+        self._likely_silence = max(1, ms_to_samples(config.likely_silence_ms))
         self._speculate_threshold = config.speculate_threshold
         self._speculate_silence = max(1, ms_to_samples(config.speculate_silence_ms))
         self._interrupt_after = ms_to_samples(config.interrupt_after_ms)
@@ -157,6 +164,7 @@ class TurnTaker:
             case EndOfTurn():
                 in_pause = event.at > now - self._quiet
                 self._finished = event.probability >= self._threshold and in_pause
+                self._likely_finished = event.probability >= self._likely_threshold and in_pause
                 self._maybe_finished = event.probability >= self._speculate_threshold and in_pause
                 return self._end_early(now) or self._speculate(now)
             case Commit():
@@ -213,7 +221,7 @@ class TurnTaker:
     def _open_turn(self) -> None:
         self._phase = _Phase.LISTENING
         self._turn += 1
-        self._finished = self._maybe_finished = self._speculated = False
+        self._finished = self._likely_finished = self._maybe_finished = self._speculated = False
         self._quiet = 0
 
     def _stay_quiet(self, quiet: int, now: int) -> list[Action]:
@@ -221,7 +229,7 @@ class TurnTaker:
         if quiet:
             return self._end_early(now) or self._speculate(now)
         went_on, self._speculated = self._speculated, False
-        self._finished = self._maybe_finished = False
+        self._finished = self._likely_finished = self._maybe_finished = False
         return [Withdraw()] if went_on else []
 
     def _speculate(self, now: int) -> list[Action]:
@@ -234,7 +242,9 @@ class TurnTaker:
         return [Speculate(self._turn, now - self._quiet)]
 
     def _end_early(self, now: int) -> list[Action]:
-        if not (self.listening and self._finished and self._quiet >= max(1, self._needed_silence)):
+        finished = self._finished and self._quiet >= self._needed_silence
+        likely = self._likely_finished and self._quiet >= self._likely_silence
+        if not (self.listening and (finished or likely)):
             return []
         return [*self._end(now, now - self._quiet, "model"), RestartDetector()]
 

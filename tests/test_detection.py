@@ -27,7 +27,7 @@ def test_the_client_goes_first() -> None:
     detection.be_eager("high")
     assert detection.turns.end_of_turn_threshold == EAGERNESS["low"][0]
     detection.ask(SemanticVad())
-    assert detection.vad.silence_duration_ms == EAGERNESS["high"][2]
+    assert detection.vad.silence_duration_ms == EAGERNESS["high"][-1]
     detection.ask(ServerVad(silence_duration_ms=300))
     assert (detection.vad.silence_duration_ms, detection.turns.end_of_turn_threshold) == (300, MODEL_OFF)
 

@@ -83,7 +83,9 @@ class Setting:
         """As in tables."""
         if self.turn.end_of_turn_threshold > 1.0:
             return f"{self.vad.detector} {self.vad.silence_duration_ms} ms"
-        return f"model {self.turn.end_of_turn_threshold:g} after {self.turn.end_of_turn_silence_ms} ms"
+        likely = f", {self.turn.likely_threshold:g} after {self.turn.likely_silence_ms}"
+        more = likely if self.turn.likely_threshold <= 1.0 else ""
+        return f"model {self.turn.end_of_turn_threshold:g} after {self.turn.end_of_turn_silence_ms}{more} ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class Endpoints:
             "full_silence_ms": self.setting.vad.silence_duration_ms,
             "threshold": self.setting.turn.end_of_turn_threshold,
             "silence_ms": self.setting.turn.end_of_turn_silence_ms,
+            "likely_threshold": self.setting.turn.likely_threshold,
+            "likely_silence_ms": self.setting.turn.likely_silence_ms,
             "cut_ins": self.cut_ins.to_json(),
             "missed": self.missed.to_json(),
             "median_ms": self.median_ms.to_json(),
@@ -182,7 +186,10 @@ def settings(config: AgentConfig) -> list[Setting]:
     """The daemon's own setting first, then the sweep of the model's part, then detectors alone."""
     own = Setting(config.vad, config.turn)
     sweep = [
-        Setting(config.vad, TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=silence_ms))
+        Setting(
+            config.vad,
+            TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=silence_ms, likely_threshold=MODEL_OFF),
+        )
         for threshold, silence_ms in product(THRESHOLDS, SILENCES_MS)
     ]
     alone = [
