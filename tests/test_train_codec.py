@@ -211,6 +211,19 @@ def test_sources_are_folders_or_patterns(data: Path) -> None:
         parse_source(f"a={data}/features", 60.0, 0)
 
 
+def test_a_text_file_is_a_source_that_is_spoken(tmp_path: Path) -> None:
+    """As long as is asked for, with its prosody tokens; a wrong one is named."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a latte\n\na <pause_long>latte\nsure\n", "utf8")
+    source = parse_source(f"agent={lines}:0.3", 60.0, 0, "hibari:heart")
+    assert (source.name, source.weight, len(source.clips)) == ("agent", 0.3, 3)
+    assert len(source.clips[1].pcm) - len(source.clips[0].pcm) > 0.5 * 24_000
+    assert len(parse_source(f"agent={lines}", 0.1, 0, "hibari:heart").clips) == 1
+    lines.write_text("a latte\na <pitch>latte\n", "utf8")
+    with pytest.raises(ValueError, match=r"lines\.txt:2: unknown prosody tag <pitch>"):
+        parse_source(f"agent={lines}", 60.0, 0, "hibari:heart")
+
+
 def test_gain_changes_sound_and_analysis_alike() -> None:
     """Other people's recordings get a random gain: features are those of the louder or softer sound."""
     clip = make_clip(speech_like(1.6))

@@ -2,7 +2,9 @@
 
 ``python -m training.train_acoustic --audio agent=DIR:0.5 --audio human=DIR:0.5 --minutes 30 --output runs/codec``
 
-Each ``--audio NAME=DIR[:WEIGHT]`` is a source; batches draw from the sources by weight. ``--decoder_only`` freezes the
+Each ``--audio NAME=DIR[:WEIGHT]`` is a source; batches draw from the sources by weight. Where DIR is a text file, its
+lines are spoken by ``--tts``: a decoder that has heard the replies of one domain only does not know most of English.
+``--decoder_only`` freezes the
 encoder and the code alphabet, to fit the decoder to one voice after data sets have been encoded.
 """
 
@@ -16,9 +18,12 @@ from torch import Tensor
 
 from models.checkpoint import load_overlap, save_model
 from models.codec import AcousticEncoder, CodecConfig, Decoder
-from models.features import FRAME_SIZE, HOP
+from models.errors import ProsodyTagError
+from models.features import FRAME_SIZE, HOP, SAMPLE_RATE
+from models.prosody import canonical
 from models.source_filter import synthesise
-from training.audio_data import Clip, crop, load_clips
+from training import tts
+from training.audio_data import Clip, crop, load_clips, make_clip
 from training.held_out import training_files
 from training.losses import SpectralLoss, pitch_loss
 from training.run import Budget, Run, cosine, read_section, seed_everything
@@ -36,17 +41,44 @@ class Source:
     clips: list[Clip]
 
 
-def parse_source(text: str, max_seconds: float, seed: int) -> Source:
+def parse_source(text: str, max_seconds: float, seed: int, voice: str = "") -> Source:
     """``NAME=DIR[:WEIGHT]`` -> loaded source; DIR may end in a glob such as ``conv/*/assistant.wav``.
 
-    Of a folder with a ``manifest.jsonl`` only the training part is taken (:func:`training_files`).
+    Of a folder with a ``manifest.jsonl`` only the training part is taken (:func:`training_files`); the lines of a text
+    file (``.txt``) are spoken by ``voice``.
     """
     name, _, rest = text.partition("=")
     folder, _, weight = rest.partition(":")
-    clips = load_clips(training_files(folder, seed), max_seconds)
+    if folder.endswith(".txt"):
+        clips = spoken_clips(Path(folder), max_seconds, voice)
+    else:
+        clips = load_clips(training_files(folder, seed), max_seconds)
     if not clips:
         raise ValueError(f"{folder}: no clip is as long as two frames")
     return Source(name, float(weight or 1.0), clips)
+
+
+def spoken_clips(path: Path, max_seconds: float, voice: str) -> list[Clip]:
+    """The lines of a text file, which may hold prosody tokens, spoken until ``max_seconds`` of audio are held.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line cannot be spoken; the message names it.
+    """
+    clips: list[Clip] = []
+    seconds = 0.0
+    for number, line in enumerate(path.read_text("utf8").splitlines(), start=1):
+        if seconds >= max_seconds:
+            break
+        if not line.strip():
+            continue
+        try:
+            pcm = tts.synthesise(canonical(line), voice).pcm
+        except (tts.TtsError, ProsodyTagError) as exc:
+            raise ValueError(f"{path}:{number}: {exc}") from exc
+        clips.append(make_clip(pcm))
+        seconds += len(pcm) / SAMPLE_RATE
+    return clips
 
 
 class AcousticHalf(torch.nn.Module):
@@ -133,7 +165,7 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None, config:
     settings = {key: str(value) for key, value in vars(args).items()}
     run = Run(args.output / "acoustic_run", settings, Budget(args.steps, args.minutes))
     first = run.resume(half, optimizer)
-    sources = sources or [parse_source(text, args.max_seconds, args.seed) for text in args.audio]
+    sources = sources or [parse_source(text, args.max_seconds, args.seed, args.tts) for text in args.audio]
     rng = np.random.default_rng(args.seed + first)
     spectral = SpectralLoss()
     step = first - 1  # a finished run is continued with no steps
@@ -175,6 +207,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", action="append", required=True, help="NAME=DIR[:WEIGHT], repeatable")
+    parser.add_argument("--tts", default="hibari:heart", help="voice of sources that are text files")
     parser.add_argument("--output", type=Path, required=True, help="codec directory; a run in it is continued")
     parser.add_argument("--init", type=Path, help="codec directory to start from; sizes may differ")
     parser.add_argument("--decoder_only", action="store_true", help="keep encoder and codes as they are")

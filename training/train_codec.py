@@ -36,7 +36,7 @@ def stage_commands(args: argparse.Namespace) -> tuple[list[list[str]], list[list
         ["training.user_features", "--data_dir", str(args.data_dir), "--output", features, *augmentation, *people,
          "--workers", str(args.workers)],
     ]  # fmt: skip
-    agent = [f"--audio=agent={args.data_dir}/*/assistant.wav:0.5"]
+    agent = [f"--audio=agent={args.data_dir}/*/assistant.wav:0.5", *(f"--audio=agent={t}:0.5" for t in args.open_text)]
     others = [f"--audio={text}" for text in args.audio]
     budget = ["--minutes", str(args.minutes), "--steps", str(args.steps), "--output", str(args.output), *config]
     side_by_side = [
@@ -82,7 +82,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="codec directory; runs in it are continued")
     parser.add_argument("--domain", type=Path, help="domain file whose words are all kept")
     parser.add_argument(
-        "--open_text", type=Path, action="append", default=[], help="sentences to learn word parts from"
+        "--open_text",
+        type=Path,
+        action="append",
+        default=[],
+        help="sentences to learn sounds from, and how they are spoken",
     )
     parser.add_argument("--config", type=Path, help="YAML with a section 'codec'")
     parser.add_argument(
