@@ -39,23 +39,3 @@ class CodeChain(nn.Module):
         inner = F.silu(state[:, None] + told.view(len(state), -1, state.shape[-1]))  # [N, D, inner]
         parts = torch.split(self.leave, self._levels)
         return torch.cat([inner[:, dim] @ part.T for dim, part in enumerate(parts)], dim=-1)
-
-    def likeliest(self, logits: Tensor, state: Tensor) -> Tensor:
-        """The most likely level of each dimension in turn, as the sampler takes it at run time.
-
-        Args:
-            logits: [N, sum(levels)], without corrections.
-            state: [N, inner].
-
-        Returns:
-            Their values [N, D] in -1 to 1.
-        """
-        told = state[:, None].repeat(1, len(self._levels), 1)
-        parts = zip(self._levels, torch.split(logits, self._levels, dim=-1), torch.split(self.leave, self._levels),
-                    strict=True)  # fmt: skip
-        values = []
-        for dim, (levels, row, leave) in enumerate(parts):
-            pick = (row + F.silu(told[:, dim]) @ leave.T).argmax(-1)
-            values.append(2 * pick / (levels - 1) - 1)
-            told[:, dim + 1 :] += values[-1][:, None, None] * self.told[dim, dim + 1 :]
-        return torch.stack(values, dim=-1)

@@ -58,16 +58,6 @@ def test_the_sampler_takes_the_likeliest_level_after_those_before(chain: CodeCha
     assert different > 20
 
 
-def test_torch_takes_the_same_levels_as_the_sampler(chain: CodeChain) -> None:
-    """A whole batch at once, for training."""
-    sampler = CodeSampler(FSQ.groups, weights(chain))
-    logits, state = torch.randn(30, int(FSQ.levels.sum())), chain.enter(torch.randn(30, 16))
-    values = chain.likeliest(logits, state)
-    for row, own, made in zip(logits, state, values, strict=True):
-        codes = torch.from_numpy(sampler(row.numpy(), own.detach().numpy()))
-        torch.testing.assert_close(made, FSQ.dequantize(codes[None])[0])
-
-
 def test_weights_of_another_quantiser_are_refused(chain: CodeChain) -> None:
     """With both shapes in the message."""
     told, leave = weights(chain)

@@ -169,7 +169,7 @@ def test_acoustic_half_learns_a_sound() -> None:
     optimizer = torch.optim.AdamW(half.parameters(), lr=3e-3)
     history = []
     for _ in range(50):
-        (pcm, mel, pitch, held), _ = draw_batch([source], 2, 12, np.random.default_rng(0))
+        pcm, mel, pitch, held = draw_batch([source], 2, 12, np.random.default_rng(0))
         audio, losses = half(mel, pitch, held, True)
         losses |= spectral(audio[:, 240:], pcm[:, :-240])
         optimizer.zero_grad()
@@ -227,7 +227,7 @@ def test_a_text_file_is_a_source_that_is_spoken(tmp_path: Path) -> None:
 def test_gain_changes_sound_and_analysis_alike() -> None:
     """Other people's recordings get a random gain: features are those of the louder or softer sound."""
     clip = make_clip(speech_like(1.6))
-    (pcm, mel, pitch, _), _ = draw_batch([Source("human", 1.0, [clip])], 1, 20, np.random.default_rng(1))
+    pcm, mel, pitch, _ = draw_batch([Source("human", 1.0, [clip])], 1, 20, np.random.default_rng(1))
     again = make_clip(pcm[0].numpy())
     heard = again.mel64 > -5  # nearer to the floor the gain lifts the floor too
     np.testing.assert_allclose(mel[0].numpy()[heard], again.mel64[heard].astype(np.float32), atol=0.03)

@@ -80,15 +80,11 @@ def held_pitch(pitch: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """pcm int16 [8 T * HOP]; mel64 float16 [8 T, 64]; pitch float16 [8 T, 3]; T whole frames.
-
-    told: dequantised values float16 [T, D] that a decoder is told of it; None: those of its own codes.
-    """
+    """pcm int16 [8 T * HOP]; mel64 float16 [8 T, 64]; pitch float16 [8 T, 3]; T whole frames."""
 
     pcm: np.ndarray
     mel64: np.ndarray
     pitch: np.ndarray
-    told: np.ndarray | None = None
 
 
 def make_clip(pcm: np.ndarray) -> Clip:
@@ -107,27 +103,21 @@ def load_clips(files: Sequence[Path], max_seconds: float) -> list[Clip]:
     return [make_clip(read_audio(path)) for path in files_within(files, max_seconds)]
 
 
-def crop(
-    clip: Clip, frames: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+def crop(clip: Clip, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A random crop of whole frames, zero-padded at the end when the clip is shorter.
 
     Returns:
-        pcm float32 [frames * FRAME_SIZE], mel64 [8 frames, 64], pitch [8 frames, 3], held pitch [8 frames, 2], and what
-        the decoder is told, [frames, D], NaN where the clip has ended; None as in the clip.
+        pcm float32 [frames * FRAME_SIZE], mel64 [8 frames, 64], pitch [8 frames, 3], held pitch [8 frames, 2].
     """
-    per_frame = FRAME_SIZE // HOP
-    hops = frames * per_frame
-    first = int(rng.integers(0, max(len(clip.mel64) - hops, 0) // per_frame + 1))
-    start = first * per_frame
+    hops = frames * FRAME_SIZE // HOP
+    available = len(clip.mel64)
+    start = int(rng.integers(0, max(available - hops, 0) // 8 + 1)) * 8
     part = slice(start, start + hops)
     pcm = clip.pcm[start * HOP : (start + hops) * HOP].astype(np.float32) / 32767
     mel, pitch = clip.mel64[part].astype(np.float32), clip.pitch[part].astype(np.float32)
-    told = None if clip.told is None else clip.told[first : first + frames].astype(np.float32)
     missing = hops - len(mel)
     if missing:
         pcm = np.pad(pcm, (0, missing * HOP))
         mel = np.pad(mel, ((0, missing), (0, 0)), constant_values=-7.0)
         pitch = np.concatenate([pitch, np.tile(np.array([[0.0, 0.0, -7.0]], np.float32), (missing, 1))])
-        told = None if told is None else np.pad(told, ((0, missing // per_frame), (0, 0)), constant_values=np.nan)
-    return pcm, mel, pitch, held_pitch(pitch), told
+    return pcm, mel, pitch, held_pitch(pitch)

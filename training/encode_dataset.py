@@ -241,27 +241,24 @@ class Speaker:
         """
         marked = canonical(text)
         if marked not in self._said:
-            self._said[marked], _ = self.speak(marked)
+            self._said[marked] = self._speak(marked)
         return self._said[marked]
 
-    def speak(self, text: str) -> tuple[EncodedTurn, np.ndarray]:
-        """As a call, with the audio: float32 [N], 24 kHz, whole frames."""
-        marked = canonical(text)
+    def _speak(self, marked: str) -> EncodedTurn:
         spoken = synthesise(marked, self._voice, self._cache_dir)
         first, last = spoken.speech_span
-        plain = strip_marks(marked)
-        turn = AssistantTurn(plain, marked, first, last, tuple(Span(*word) for word in spoken.words), ())
+        text = strip_marks(marked)
+        turn = AssistantTurn(text, marked, first, last, tuple(Span(*word) for word in spoken.words), ())
         pcm, start_s = reply_audio(spoken.pcm, turn)
-        encoded = EncodedTurn(
+        return EncodedTurn(
             user=np.zeros((0, len(self._encoders.config.semantic_levels)), np.uint16),
             speech=(0.0, 0.0),
             user_words=[],
             user_text="",
             agent=self._encoders.acoustic(pcm),
             agent_words=spread_words(turn, self._encoders.tokenizer, start_s, marked),
-            agent_text=plain,
+            agent_text=text,
         )
-        return encoded, pcm
 
 
 def encode_sentences(path: Path, speaker: Speaker) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from training.held_out import training_files
 from training.losses import SpectralLoss, pitch_loss
 from training.run import Budget, Run, cosine, read_section, seed_everything
 
-WEIGHTS = {"stft": 1.0, "mel": 2.0, "f0": 6.0, "voicing": 0.5}
+MEL_WEIGHT, F0_WEIGHT, VOICING_WEIGHT = 2.0, 6.0, 0.5
 EDGE_FRAMES = 2  # the first frames of a crop start from a cold state: heard by the network, not by the loss
 
 
@@ -90,16 +90,12 @@ class AcousticHalf(torch.nn.Module):
         self.decoder = Decoder(config)
 
     def forward(
-        self, mel: Tensor, pitch: Tensor, held: Tensor, hard: Tensor | bool, told: Tensor | None = None
+        self, mel: Tensor, pitch: Tensor, held: Tensor, hard: Tensor | bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Crops -> waveform [B, N] one hop late, and the pitch losses. The source runs on true F0 and voicing.
-
-        Where ``told`` [B, T, D] is not NaN, it takes the place of what the encoder says.
-        """
+        """Crops -> waveform [B, N] one hop late, and the pitch losses. The source runs on true F0 and voicing."""
         batch = mel.shape[0]
         latents, _ = self.encoder.latents(mel, pitch, self.encoder.init_state(batch))
         values = self.encoder.fsq(latents, hard)
-        values = values if told is None else torch.where(told.isnan(), values, told)
         output, _ = self.decoder.from_values(values, self.decoder.init_state(batch))
         harmonic, noise = output.responses()
         start = int(torch.randint(0, 1 << 16, (1,)))
@@ -107,31 +103,18 @@ class AcousticHalf(torch.nn.Module):
         return audio, pitch_loss(output.octave, output.voicing_logit, held)
 
 
-def draw_batch(
-    sources: list[Source], size: int, frames: int, rng: np.random.Generator
-) -> tuple[list[Tensor], Tensor | None]:
-    """``size`` crops from the sources by weight, with a random gain.
-
-    Returns:
-        pcm, mel, pitch and held pitch [B, ...], and what the decoder is told, [B, T, D], NaN where a clip does not say;
-        None if none does.
-    """
+def draw_batch(sources: list[Source], size: int, frames: int, rng: np.random.Generator) -> list[Tensor]:
+    """``size`` crops from the sources by weight, with a random gain, as tensors [B, ...]."""
     weights = np.array([source.weight for source in sources])
-    rows, told = [], []
+    rows = []
     for pick in rng.choice(len(sources), size=size, p=weights / weights.sum()):
         clips = sources[pick].clips
-        pcm, mel, pitch, held, values = crop(clips[rng.integers(len(clips))], frames, rng)
-        gain_bels = rng.uniform(-0.5, 0.3) if sources[pick].name != "agent" and values is None else 0.0
+        pcm, mel, pitch, held = crop(clips[rng.integers(len(clips))], frames, rng)
+        gain_bels = rng.uniform(-0.5, 0.3) if sources[pick].name != "agent" else 0.0
         mel = np.log10(10.0 ** (mel + 2 * gain_bels) + 1e-7)
         pitch = pitch + np.array([0.0, 0.0, 2 * gain_bels], np.float32)
         rows.append((pcm * np.float32(10.0**gain_bels), mel.astype(np.float32), pitch, held))
-        told.append(values)
-    batch = [torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True)]
-    some = next((values for values in told if values is not None), None)
-    if some is None:
-        return batch, None
-    nothing = np.full_like(some, np.nan)
-    return batch, torch.from_numpy(np.stack([nothing if values is None else values for values in told]))
+    return [torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True)]
 
 
 def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
@@ -146,17 +129,16 @@ def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
     return half
 
 
-def train(args: argparse.Namespace, sources: list[Source] | None = None, config: CodecConfig | None = None) -> None:
+def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None:
     """Train until the budget is used up, then write the codec's acoustic and decoder parts.
 
     Args:
         args: of the command line.
         sources: what to train on; None reads ``args.audio``.
-        config: sizes; None reads ``args.config``.
     """
     seed_everything(args.seed)
     torch.set_num_threads(args.threads)
-    config = config or CodecConfig(
+    config = CodecConfig(
         **read_section(args.config, "codec", [field.name for field in dataclasses.fields(CodecConfig)])
     )
     half = build(args, config)
@@ -173,13 +155,15 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None, config:
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = cosine(progress, args.lr)
-        (pcm, mel, pitch, held), told = draw_batch(sources, args.batch, args.frames, rng)
+        pcm, mel, pitch, held = draw_batch(sources, args.batch, args.frames, rng)
         share = 1.0 if args.decoder_only else min(1.0, 0.5 + progress)  # share of items that are quantised
         hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
-        audio, losses = half(mel, pitch, held, hard, told)
+        audio, losses = half(mel, pitch, held, hard)
         edge = EDGE_FRAMES * FRAME_SIZE
         losses |= spectral(audio[:, edge + HOP :], pcm[:, edge:-HOP])
-        loss = torch.stack([WEIGHTS[name] * value for name, value in losses.items()]).sum()
+        loss = (
+            losses["stft"] + MEL_WEIGHT * losses["mel"] + F0_WEIGHT * losses["f0"] + VOICING_WEIGHT * losses["voicing"]
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(half.parameters(), 10.0)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from agent.domain.domain_file import DOMAIN_FILE
 from models.artefacts import SHIPPED
-from models.checkpoint import load_weights, read_header
+from models.checkpoint import load_weights, read_header, write_json
 from models.codec import AcousticEncoder
 from models.errors import ModelError
 from models.prosody import canonical, strip_marks
@@ -42,7 +42,6 @@ from training.conversation import AssistantTurn, Span
 from training.encode_dataset import EncodedTurn
 from training.encoders import CodecEncoders, load_codec_config
 from training.export import check_alphabet, export_codec, export_s2s, portable, silence_codes
-from training.fit_decoder import fit as fit_decoder
 from training.lora import LoraError, LoraSettings, adapt, count, merge, merged, model_fingerprint, save_adapter
 from training.prepare_prosody import DatasetError, read_dataset
 from training.replies import reply_audio, spread_words
@@ -50,6 +49,7 @@ from training.run import Budget, Run, cosine, seed_everything
 from training.s2s_batches import Batch, Batcher, collate
 from training.s2s_data import build_sequence
 from training.train_acoustic import Source
+from training.train_acoustic import train as train_acoustic
 from training.train_s2s import load_s2s, objectives, read_dialogues, validate, weighted_sum
 from training.train_talker import Reply, ReplyBatch, code_loss, prepare
 from training.train_talker import collate as collate_replies
@@ -176,13 +176,21 @@ def check_voice(model: S2S, turns: Sequence[EncodedTurn], replies: Sequence[Repl
     return {name: value for name, value in found.items() if name.split("_")[1] in ("text", "codes")}  # nobody is heard
 
 
-def fit_codec(args: argparse.Namespace, items: Sequence[dict[str, Any]]) -> Path:
+def fit_decoder(args: argparse.Namespace, items: Sequence[dict[str, Any]]) -> Path:
     """Fit the codec's decoder to the recordings; returns the codec's checkpoint."""
     codec: Path = args.output / "run" / "codec"
+    codec.mkdir(parents=True, exist_ok=True)
+    for name in ("semantic.safetensors", "semantic.json"):
+        shutil.copy(args.codec / name, codec / name)
+    Tokenizer.load(args.codec / "tokenizer.json").save(codec / "tokenizer.json")
+    sizes = args.output / "run" / "codec.json"
+    write_json(sizes, {"codec": asdict(load_codec_config(args.codec))})  # JSON is YAML, too
     clips = load_clips([item["audio_file"] for item in items], 7200.0)
-    fit_decoder(
-        args.codec, codec, [Source("agent", 1.0, clips)], Budget(0, args.decoder_minutes), DECODER_LR, args.seed
-    )
+    settings = argparse.Namespace(
+        seed=args.seed, threads=1, config=sizes, init=args.codec, decoder_only=True, output=codec, lr=DECODER_LR,
+        steps=0, minutes=args.decoder_minutes, batch=6, frames=20,
+    )  # fmt: skip
+    train_acoustic(settings, [Source("agent", 1.0, clips)])
     return codec
 
 
@@ -243,7 +251,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     keep = dialogue_batches(args, model, encoders.tokenizer)
     held = prepare(turns["validation"], score, model.config.lead_frames)
     run, checked = fit(model, batches, keep, lambda: check_voice(model, turns["validation"], held), args)
-    codec = fit_codec(args, dataset["train"]) if args.decoder_minutes else args.codec
+    codec = fit_decoder(args, dataset["train"]) if args.decoder_minutes else args.codec
     counts = Counter(mark["token"] for item in dataset["train"] for mark in item["prosody_tokens"])
     more = {
         "decoder": bool(args.decoder_minutes), "settings": asdict(settings), "trainable": trainable,

@@ -59,15 +59,9 @@ def prepare(turns: Sequence[EncodedTurn], score: Score, lead_frames: int) -> lis
         size = len(turn.agent)
         key = (turn.agent_text, size, sum(len(ids) for ids, _ in turn.agent_words))
         if size and key not in replies:
-            replies[key] = reply_of(turn, score, lead_frames)
+            row = place(turn.agent_words, 0, size + lead_frames - 1).tolist()
+            replies[key] = Reply(*sounding(row, score, lead_frames, range(size)), turn.agent)
     return list(replies.values())
-
-
-def reply_of(turn: EncodedTurn, score: Score, lead_frames: int) -> Reply:
-    """What the talker is told of a turn's reply, and what it is to say."""
-    size = len(turn.agent)
-    row = place(turn.agent_words, 0, size + lead_frames - 1).tolist()
-    return Reply(*sounding(row, score, lead_frames, range(size)), turn.agent)
 
 
 def collate(replies: Sequence[Reply], corrupt: float, rng: np.random.Generator) -> ReplyBatch:
