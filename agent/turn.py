@@ -67,9 +67,9 @@ class TurnConfig(BaseModel):
     """Probability from the model above which the user has finished; above 1 turns this off."""
     end_of_turn_silence_ms: int = Field(200, ge=0, le=5_000)
     """Silence that must have been heard as well."""
-    likely_threshold: float = Field(0.4, ge=0.0)
+    likely_threshold: float = Field(0.5, ge=0.0)
     """Probability that is enough after more silence; above 1, or where the model is off, it is not."""
-    likely_silence_ms: int = Field(320, ge=0, le=5_000)
+    likely_silence_ms: int = Field(400, ge=0, le=5_000)
     """That silence."""
     speculate_threshold: float = Field(0.4, ge=0.0)
     """Probability above which the answer is begun and held back until the turn has ended; above 1 turns this off."""
