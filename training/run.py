@@ -108,9 +108,9 @@ class Run:
             self._board.add_scalar(name, value, step)
         used = time.monotonic() - self.budget.started
         share = self.budget.progress(step)
-        left = used * (1.0 - share) / share if share > 0 else float("nan")
+        left = f"  left {used * (1.0 - share) / share / 60:.1f} min" if share > 0 else ""
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        sys.stdout.write(f"step {step:6d}  {text}  elapsed {used / 60:.1f} min  left {left / 60:.1f} min\n")
+        sys.stdout.write(f"step {step:6d}  {text}  elapsed {used / 60:.1f} min{left}\n")
         sys.stdout.flush()
 
     def close(self) -> None:
