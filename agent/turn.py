@@ -53,6 +53,7 @@ from streaming.vad import SpeechStarted, SpeechStopped
 MIN_COMMIT_MS = 100
 
 MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
+NO_OPINION = -1.0  # a probability that reaches no threshold
 EAGERNESS = {"low": (0.9, 480, MODEL_OFF, 0, 3_000), "high": (0.5, 160, 0.2, 280, 800)}
 """Of ``semantic_vad``, where not the daemon's: threshold, milliseconds of silence with it, the same where the end is
 only likely, milliseconds of silence in any case."""
@@ -100,8 +101,7 @@ class TurnTaker:
         self._phase = _Phase.WAITING
         self._turn = 0
         self._replies = 0  # wanted and not ended
-        self._finished = self._likely_finished = False  # the model says so, for audio after the last speech
-        self._maybe_finished = False
+        self._end_chance = NO_OPINION  # of the model, about audio after the last speech
         self._speculated = False  # in this pause
         self._quiet = 0
         self._doubted: SpeechStarted | None = None
@@ -162,10 +162,7 @@ class TurnTaker:
             case Quiet():
                 return self._stay_quiet(event.samples, now)
             case EndOfTurn():
-                in_pause = event.at > now - self._quiet
-                self._finished = event.probability >= self._threshold and in_pause
-                self._likely_finished = event.probability >= self._likely_threshold and in_pause
-                self._maybe_finished = event.probability >= self._speculate_threshold and in_pause
+                self._end_chance = event.probability if event.at > now - self._quiet else NO_OPINION
                 return self._end_early(now) or self._speculate(now)
             case Commit():
                 return self._commit(event, now)
@@ -221,20 +218,20 @@ class TurnTaker:
     def _open_turn(self) -> None:
         self._phase = _Phase.LISTENING
         self._turn += 1
-        self._finished = self._likely_finished = self._maybe_finished = self._speculated = False
-        self._quiet = 0
+        self._end_chance, self._speculated, self._quiet = NO_OPINION, False, 0
 
     def _stay_quiet(self, quiet: int, now: int) -> list[Action]:
         self._quiet = quiet
         if quiet:
             return self._end_early(now) or self._speculate(now)
         went_on, self._speculated = self._speculated, False
-        self._finished = self._likely_finished = self._maybe_finished = False
+        self._end_chance = NO_OPINION
         return [Withdraw()] if went_on else []
 
     def _speculate(self, now: int) -> list[Action]:
         wanted = self._rules.create_response and not self._replies and self._asked is None
-        if not (self.listening and self._maybe_finished and wanted) or self._speculated:
+        maybe = self._end_chance >= self._speculate_threshold
+        if not (self.listening and maybe and wanted) or self._speculated:
             return []
         if self._quiet < self._speculate_silence:
             return []
@@ -242,8 +239,8 @@ class TurnTaker:
         return [Speculate(self._turn, now - self._quiet)]
 
     def _end_early(self, now: int) -> list[Action]:
-        finished = self._finished and self._quiet >= self._needed_silence
-        likely = self._likely_finished and self._quiet >= self._likely_silence
+        finished = self._end_chance >= self._threshold and self._quiet >= self._needed_silence
+        likely = self._end_chance >= self._likely_threshold and self._quiet >= self._likely_silence
         if not (self.listening and (finished or likely)):
             return []
         return [*self._end(now, now - self._quiet, "model"), RestartDetector()]
