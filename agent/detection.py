@@ -47,7 +47,7 @@ class Detection:
 
     def asks_for_turn(self, text: str) -> bool:
         """Whether what is said over a reply is meant to end it."""
-        words = [word for word in text.split() if word != _UNKNOWN]
+        words = [word for word in text.split() if word != _UNKNOWN and word not in self.turns.empty_words]
         return len(words) > 1 or not set(words).isdisjoint(self.turns.interrupting_words)
 
 
@@ -58,9 +58,5 @@ def detection_settings(vad: VadConfig, turns: TurnConfig, asked: TurnDetection) 
         return vad.model_copy(update=settings), turns.model_copy(update={"end_of_turn_threshold": MODEL_OFF})
     if asked.eagerness not in EAGERNESS:
         return vad, turns
-    threshold, silence_ms, likely_threshold, likely_silence_ms, any_silence_ms = EAGERNESS[asked.eagerness]
-    settings = {
-        "end_of_turn_threshold": threshold, "end_of_turn_silence_ms": silence_ms,
-        "likely_threshold": likely_threshold, "likely_silence_ms": likely_silence_ms,
-    }  # fmt: skip
-    return vad.model_copy(update={"silence_duration_ms": any_silence_ms}), turns.model_copy(update=settings)
+    changes, any_silence_ms = EAGERNESS[asked.eagerness]
+    return vad.model_copy(update={"silence_duration_ms": any_silence_ms}), turns.model_copy(update=changes)

@@ -54,9 +54,12 @@ MIN_COMMIT_MS = 100
 
 MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
 NO_OPINION = -1.0  # a probability that reaches no threshold
-EAGERNESS = {"low": (0.9, 480, MODEL_OFF, 0, 3_000), "high": (0.5, 160, 0.2, 280, 800)}
-"""Of ``semantic_vad``, where not the daemon's: threshold, milliseconds of silence with it, the same where the end is
-only likely, milliseconds of silence in any case."""
+_LOW = {"end_of_turn_threshold": 0.9, "end_of_turn_silence_ms": 480, "likely_threshold": MODEL_OFF}
+_HIGH = {
+    "end_of_turn_threshold": 0.5, "end_of_turn_silence_ms": 160, "likely_threshold": 0.2, "likely_silence_ms": 280,
+}  # fmt: skip
+EAGERNESS = {"low": (_LOW, 3_000), "high": (_HIGH, 800)}
+"""Of ``semantic_vad``, where not the daemon's: fields of :class:`TurnConfig`; milliseconds of silence in any case."""
 
 
 class TurnConfig(BaseModel):
@@ -84,6 +87,8 @@ class TurnConfig(BaseModel):
     interrupting_words: tuple[str, ...] = ("no", "stop", "wait", "cancel", "sorry", "actually")
     """Words that ask for the turn alone. Any other one may be a "mhm" or a cough that the model took for a word: it
     takes two."""
+    empty_words: tuple[str, ...] = ("a", "an", "the", "uh", "um", "er")
+    """Words that do not count among the two: what a "mm hmm" is most often taken for."""
 
 
 class _Phase(enum.Enum):

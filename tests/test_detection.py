@@ -15,7 +15,7 @@ def test_the_daemon_decides_where_nobody_else_has() -> None:
     detection = Detection(*DAEMON)
     assert (detection.vad, detection.turns) == DAEMON
     detection.be_eager("high")
-    assert detection.turns.end_of_turn_threshold == EAGERNESS["high"][0]
+    assert detection.turns.end_of_turn_threshold == EAGERNESS["high"][0]["end_of_turn_threshold"]
     detection.be_eager("medium")
     assert (detection.vad, detection.turns) == DAEMON
 
@@ -25,7 +25,7 @@ def test_the_client_goes_first() -> None:
     detection = Detection(*DAEMON)
     detection.ask(SemanticVad(eagerness="low"))
     detection.be_eager("high")
-    assert detection.turns.end_of_turn_threshold == EAGERNESS["low"][0]
+    assert detection.turns.end_of_turn_threshold == EAGERNESS["low"][0]["end_of_turn_threshold"]
     detection.ask(SemanticVad())
     assert detection.vad.silence_duration_ms == EAGERNESS["high"][-1]
     detection.ask(ServerVad(silence_duration_ms=300))
@@ -46,8 +46,8 @@ def test_rules_and_silence() -> None:
 
 
 def test_words_that_ask_for_the_turn() -> None:
-    """Two words do, and one of those that are set; a word that the model did not know is none."""
+    """Two words do, and one of those that are set; one that the model did not know is none, nor is a hesitation."""
     detection = Detection(*DAEMON)
-    assert [detection.asks_for_turn(text) for text in ("", "mhm", "… mhm", "wait", "and then")] == [
-        False, False, False, True, True,
+    assert [detection.asks_for_turn(text) for text in ("", "mhm", "… mhm", "um a", "a second", "wait", "and then")] == [
+        False, False, False, False, False, True, True,
     ]  # fmt: skip

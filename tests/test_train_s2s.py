@@ -120,7 +120,7 @@ def test_pad_counts_less_and_free_targets_nothing() -> None:
     logits[0, 0, 1] = 5.0
     target = torch.tensor([[1, PAD, IGNORE]])
     one, pad = torch.nn.functional.cross_entropy(logits[0, :2], target[0, :2], reduction="none")
-    loss, accuracy = token_loss(torch.nn.Identity(), logits, target)
+    loss, accuracy = token_loss(torch.nn.Identity(), logits, target, 0.3)
     assert loss.item() == pytest.approx(((one + 0.3 * pad) / 1.3).item())
     assert accuracy == 1.0
     assert token_loss(torch.nn.Identity(), logits, torch.full((1, 3), IGNORE))[0] == 0.0

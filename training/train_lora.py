@@ -114,11 +114,8 @@ def dialogue_batches(args: argparse.Namespace, model: S2S, tokenizer: Tokenizer)
 
 
 def backbone_loss(model: S2S, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-    """The weighted sum of the backbone's losses, and its parts that say something about a batch.
-
-    When to write nothing is learnt like any word: who weighs it less speaks too fast.
-    """
-    losses, scores = objectives(model, batch, pad_weight=1.0)
+    """The weighted sum of the backbone's losses, and its parts that say something about a batch."""
+    losses, scores = objectives(model, batch)
     shown = {"text": losses["text"].item(), "text_acc": scores["text_acc"]}
     return weighted_sum(losses), shown
 

@@ -36,9 +36,9 @@ from training.together import Task, add_arguments, begin, fit, start
 from training.warm_start import start_from
 from training.written import has_marks, written_dialogues
 
-PAD_WEIGHT = 0.3
+HEARD_PAD_WEIGHT = 0.3  # a heard word is written as soon as it is likely
 RECENT_DIM = 128
-WEIGHTS = {"text": 2.0, "transcript": 1.5, "turn": 0.4}
+WEIGHTS = {"text": 3.0, "transcript": 1.5, "turn": 0.4}
 
 
 def load_s2s(directory: Path) -> S2S:
@@ -52,9 +52,7 @@ def load_s2s(directory: Path) -> S2S:
     return model
 
 
-def token_loss(
-    head: torch.nn.Module, hidden: Tensor, target: Tensor, pad_weight: float = PAD_WEIGHT
-) -> tuple[Tensor, float]:
+def token_loss(head: torch.nn.Module, hidden: Tensor, target: Tensor, pad_weight: float = 1.0) -> tuple[Tensor, float]:
     """Cross-entropy with PAD counting ``pad_weight``, and the accuracy on all other tokens; IGNORE is left out."""
     keep = target != IGNORE
     if not bool(keep.any()):
@@ -74,11 +72,15 @@ def turn_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(model.turn_head(hidden[heard]), target[heard].float())
 
 
-def objectives(model: S2S, batch: Batch, pad_weight: float = PAD_WEIGHT) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The three losses of a batch, the agent's PAD counting ``pad_weight``, and accuracies on non-PAD targets."""
+def objectives(model: S2S, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The three losses of a batch, and accuracies on non-PAD targets.
+
+    The text's PAD counts in full, since when to write nothing is learnt like any word: who weighs it less speaks too
+    fast.
+    """
     hidden = model.hidden(batch.frame, batch.padding)
-    text, text_right = token_loss(model.text_head, hidden, batch.text, pad_weight)
-    transcript, transcript_right = token_loss(model.transcript_head, hidden, batch.transcript)
+    text, text_right = token_loss(model.text_head, hidden, batch.text)
+    transcript, transcript_right = token_loss(model.transcript_head, hidden, batch.transcript, HEARD_PAD_WEIGHT)
     losses = {
         "text": text,
         "transcript": transcript,

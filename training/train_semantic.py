@@ -3,9 +3,10 @@
 ``python -m training.train_semantic --features data/features --minutes 20 --output runs/codec``
 
 All objectives read the quantised values only, so whatever they need has to pass through the codes. Synthetic speech has
-exact phone times, and its phones are asked for two frames late (they are clearer with what follows); recordings of
-people have only their text, whose dictionary phones CTC places (Graves et al., 2006). Words are asked for where all of
-them are whole pieces and, with ``--domain``, words of the domain.
+exact phone times, and its phones are asked for two frames late (they are clearer with what follows); whether anybody
+speaks is asked for at once, since the end of a turn cannot be known before silence is. Recordings of people have only
+their text, whose dictionary phones CTC places (Graves et al., 2006). Words are asked for where all of them are whole
+pieces and, with ``--domain``, words of the domain.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from training.scoring import word_errors
 from training.user_features import FRONT_END, SUB_FRAMES, UNKNOWN_PHONE, UserFeatures, load_features
 
 PHONE_DELAY_FRAMES = 2
-WEIGHTS = {"ctc": 1.0, "phone": 0.6, "spoken": 0.4}
+WEIGHTS = {"ctc": 1.0, "phone": 0.6, "spoken": 0.4, "active": 0.6}
 CONFIG_FIELDS = [field.name for field in dataclasses.fields(CodecConfig)]
 BLANK_PHONE = PHONES.index(SILENCE)
 WORD_BLANK = 0
@@ -57,12 +58,13 @@ class SemanticHeads(nn.Module):
         self.words = nn.Linear(hidden, vocabulary)
         self.phones = nn.Linear(hidden, SUB_FRAMES * len(PHONES))
         self.spoken = nn.Linear(hidden, SUB_FRAMES * len(PHONES))
+        self.active = nn.Linear(hidden, SUB_FRAMES)
 
-    def forward(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Word logits [B, T, V], timed phone logits [B, 4 T, P], CTC phone logits [B, 4 T, P] (SIL is the blank)."""
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits: words [B, T, V]; timed phones, CTC phones (SIL is the blank) [B, 4 T, P]; speech [B, 4 T]."""
         x = self.trunk(values)
         timed, spoken = (head(x).reshape(x.shape[0], -1, len(PHONES)) for head in (self.phones, self.spoken))
-        return self.words(x), timed, spoken
+        return self.words(x), timed, spoken, self.active(x).flatten(1)
 
 
 class SemanticTrainee(nn.Module):
@@ -73,7 +75,7 @@ class SemanticTrainee(nn.Module):
         self.encoder = SemanticEncoder(config, dropout=0.1)
         self.heads = SemanticHeads(self.encoder.fsq.dims, vocabulary)
 
-    def forward(self, embedding: Tensor, hard: Tensor | bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, embedding: Tensor, hard: Tensor | bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Embeddings [B, T, D] -> logits of :class:`SemanticHeads`; ``hard`` rows pass the quantiser."""
         latents, _ = self.encoder.latents(embedding, self.encoder.context.init_state(embedding.shape[0]))
         return self.heads(self.encoder.fsq(latents.float(), hard))
@@ -118,20 +120,25 @@ def load_examples(
     return splits, len(classes) + 1
 
 
-Collated = tuple[Tensor, Tensor, Tensor, list[list[int]], list[tuple[int, ...]]]
+Collated = tuple[Tensor, Tensor, Tensor, list[list[int]], list[tuple[int, ...]], Tensor]
 
 
 def collate(examples: Sequence[Example], rng: np.random.Generator | None) -> Collated:
-    """Padded embeddings [B, T, D], delayed phones [B, 4 T], lengths [B], words, phones. ``rng``: time masking."""
+    """Padded embeddings [B, T, D], delayed phones [B, 4 T], lengths [B], words, phones, phones now [B, 4 T].
+
+    ``rng``: time masking.
+    """
     longest = max(len(example.embedding) for example in examples)
     embedding = np.zeros((len(examples), longest, examples[0].embedding.shape[1]), np.float32)
     phones = np.full((len(examples), longest * SUB_FRAMES), UNKNOWN_PHONE, np.uint8)
+    now = phones.copy()
     delay = PHONE_DELAY_FRAMES * SUB_FRAMES
     for row, example in enumerate(examples):
         size = len(example.embedding)
         embedding[row, :size] = example.embedding
         embedding[row, size:] = example.embedding[-1]
         phones[row, delay : size * SUB_FRAMES] = example.phones[: size * SUB_FRAMES - delay]
+        now[row, : size * SUB_FRAMES] = example.phones
         if rng is not None:
             for _ in range(int(rng.integers(0, 3))):
                 begin = int(rng.integers(0, size))
@@ -144,6 +151,7 @@ def collate(examples: Sequence[Example], rng: np.random.Generator | None) -> Col
         lengths,
         [example.words for example in examples],
         [example.spoken for example in examples],
+        torch.from_numpy(now).long(),
     )
 
 
@@ -160,13 +168,18 @@ def ctc(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor, blank:
 
 
 def objectives(trainee: SemanticTrainee, batch: Collated, hard: Tensor | bool) -> dict[str, Tensor]:
-    """Word CTC (per word), timed phone cross-entropy and phone CTC (per phone) of a batch."""
-    embedding, phones, lengths, words, spoken = batch
-    word_logits, phone_logits, spoken_logits = trainee(embedding, hard)
-    known = phones != UNKNOWN_PHONE
+    """Word CTC (per word), timed phones, phone CTC (per phone) and whether anybody speaks, of a batch."""
+    embedding, phones, lengths, words, spoken, now = batch
+    word_logits, phone_logits, spoken_logits, active_logits = trainee(embedding, hard)
+    known, timed = phones != UNKNOWN_PHONE, now != UNKNOWN_PHONE
     word_loss = ctc(word_logits, words, lengths, WORD_BLANK)
-    phone = F.cross_entropy(phone_logits[known], phones[known]) if bool(known.any()) else word_loss.new_zeros(())
-    return {"ctc": word_loss, "phone": phone, "spoken": ctc(spoken_logits, spoken, lengths * SUB_FRAMES, BLANK_PHONE)}
+    phone = active = word_loss.new_zeros(())
+    if bool(timed.any()):
+        phone = F.cross_entropy(phone_logits[known], phones[known])
+        speech = (now[timed] != BLANK_PHONE).float()
+        active = F.binary_cross_entropy_with_logits(active_logits[timed].float(), speech)
+    spoken_loss = ctc(spoken_logits, spoken, lengths * SUB_FRAMES, BLANK_PHONE)
+    return {"ctc": word_loss, "phone": phone, "spoken": spoken_loss, "active": active}
 
 
 def collapse(labels: Tensor, blank: int) -> list[int]:
@@ -176,14 +189,16 @@ def collapse(labels: Tensor, blank: int) -> list[int]:
 
 @torch.no_grad()
 def evaluate(trainee: SemanticTrainee, examples: Sequence[Example]) -> dict[str, float]:
-    """Greedy word and phone error rates, turns without a word error, phone frame accuracy, all through hard codes."""
+    """Greedy word and phone errors, turns without a word error, frames right in phones and in speech, by hard codes."""
     trainee.eval()
-    errors = total = exact = turns = right = frames = phone_errors = phone_total = 0
+    errors = total = exact = turns = right = frames = phone_errors = phone_total = active = heard_frames = 0
     for start in range(0, len(examples), 32):
         part = examples[start : start + 32]
-        embedding, phones, lengths, _, _ = collate(part, None)
-        word_logits, phone_logits, spoken_logits = trainee(embedding, True)
-        known = phones != UNKNOWN_PHONE
+        embedding, phones, lengths, _, _, now = collate(part, None)
+        word_logits, phone_logits, spoken_logits, active_logits = trainee(embedding, True)
+        known, timed = phones != UNKNOWN_PHONE, now != UNKNOWN_PHONE
+        active += int(((active_logits > 0) == (now != BLANK_PHONE))[timed].sum())
+        heard_frames += int(timed.sum())
         right += int((phone_logits.argmax(-1) == phones)[known].sum())
         frames += int(known.sum())
         for row, example in enumerate(part):
@@ -207,6 +222,7 @@ def evaluate(trainee: SemanticTrainee, examples: Sequence[Example]) -> dict[str,
         "exact": exact / max(turns, 1),
         "per": phone_errors / max(phone_total, 1),
         "phone_acc": right / max(frames, 1),
+        "active_acc": active / max(heard_frames, 1),
     }
 
 
