@@ -21,7 +21,7 @@ from agent.injection import Injector
 from agent.memory import Memory
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
-from agent.reply import Clock, Reply, ReplyConfig
+from agent.reply import Clock, Reply, ReplyConfig, from_onset
 from agent.speculation import Speculation
 from agent.worker import Lane
 from models.runtime import Mode, StepOut
@@ -326,8 +326,9 @@ class Mind:
             self._end(reply, "incomplete", "max_output_tokens")
 
     def _send_audio(self, reply: Reply, pcm: np.ndarray) -> None:
+        pcm = pcm if reply.pacer.frames else from_onset(pcm)
         self._metrics.mark(reply.turn, "audio", self._clock())
-        self._metrics.underruns += not reply.pacer.sent(self._clock())
+        self._metrics.underruns += not reply.pacer.sent(self._clock(), len(pcm) / SAMPLE_RATE_HZ / reply.options.speed)
         self._metrics.frames_spoken += 1
         self._emit(events.ReplyAudio(pcm))
 
@@ -338,9 +339,8 @@ class Mind:
         self._on_reply_ended()
 
     def _close(self, status: events.ResponseStatus, reason: str | None) -> None:
-        reply = self._reply
+        reply, self._reply = self._reply, None
         assert reply is not None, "no reply to close"
-        self._reply = None
         self._memory.close(reply)
         self.injector.end(status)
         self._inbox.done()

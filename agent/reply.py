@@ -4,14 +4,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.pacing import Pacer
 from agent.prosody_policy import PolicyName
 from models.runtime import StepOut
+from streaming.frames import ms_to_samples
 from streaming.realtime_events import CreateResponse, Usage
 
 Clock = Callable[[], float]
+_AUDIBLE, _BEFORE_ONSET = 3e-3, ms_to_samples(5)
 
 
 class ReplyConfig(BaseModel):
@@ -90,3 +93,9 @@ class Reply:
         limit = self.options.max_output_tokens
         over = limit is not None and self.texts + self.pacer.frames >= limit
         return over or self.steps * frame_s >= max_s
+
+
+def from_onset(pcm: np.ndarray) -> np.ndarray:
+    """The first frame of a reply, float32 [N], without the silence that it begins with: nobody has to wait for that."""
+    loud = np.flatnonzero(np.abs(pcm) > _AUDIBLE)
+    return pcm[max(int(loud[0]) - _BEFORE_ONSET, 0) :] if loud.size else pcm

@@ -1,8 +1,10 @@
 """The lead of a reply over its listener."""
 
+import numpy as np
 import pytest
 
 from agent.pacing import Pacer
+from agent.reply import from_onset
 
 
 def test_without_a_limit_nothing_waits() -> None:
@@ -66,3 +68,21 @@ def test_what_is_sent_again_is_still_to_be_heard() -> None:
     pacer.repeated(3.0, 2)
     assert pacer.heard_frames(3.0) == 3
     assert pacer.unheard_s(3.0) == pytest.approx(0.16)
+
+
+def test_a_shorter_frame_ends_earlier() -> None:
+    """The silence that a first frame lost is not waited for."""
+    pacer = Pacer(0.08, None)
+    pacer.sent(0.0, 0.05)
+    assert pacer.unheard_s(0.03) == pytest.approx(0.02)
+    assert pacer.sent(0.05)
+    assert pacer.unheard_s(0.05) == pytest.approx(0.08)
+
+
+def test_a_reply_begins_with_its_voice() -> None:
+    """All but 5 ms of the silence before the voice is dropped, none of the voice, and nothing of a silent frame."""
+    pcm = np.zeros(1920, np.float32)
+    assert from_onset(pcm) is pcm
+    pcm[800:] = 0.1
+    assert np.array_equal(from_onset(pcm), pcm[800 - 120 :])
+    assert len(from_onset(pcm[750:])) == 1920 - 750
