@@ -110,6 +110,7 @@ class AudioIO:
         self._origin = 0  # session sample of the resampler's first input
         self._position = 0
         self._lost: set[Direction] = set()
+        self._xruns = 0  # that the echo canceller knows of
 
     def start(self) -> None:
         """Begin recording and playing.
@@ -188,6 +189,9 @@ class AudioIO:
     def _without_echo(self, pcm: FloatArray) -> FloatArray:
         if self.echo is None or self._speaker.rendered is None:
             return pcm
+        if (xruns := self._mic.xruns + self._speaker.xruns) != self._xruns:
+            self._xruns = xruns
+            self.echo.doubt()
         while (rendered := self._speaker.rendered.read()) is not None:
             self.echo.play(self._rendered.push(rendered.pcm))
         return self.echo.clean(pcm)

@@ -83,6 +83,10 @@ class EchoCanceller:
         self._heard = self._heard[count * FRAME :]
         return np.concatenate([np.zeros(0, np.float32), *cleaned])
 
+    def doubt(self) -> None:
+        """The speaker or the microphone stumbled, so the delay between them may be another: it has to show anew."""
+        self._guard.doubt()
+
     def reset(self) -> None:
         """A device was opened again, or lost audio: line both up anew, keep what is known of the room."""
         self._heard = np.zeros(0, np.float32)

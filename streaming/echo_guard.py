@@ -5,7 +5,10 @@ reverberation is longer than its filter. A voice detector takes either for speec
 
 * nothing counts until the canceller has shown, over a second of speech, that it takes most of the echo out;
 * then only what is well above the remains of the echo as they were in the last seconds. After the speaker fell silent,
-  the echo is taken to die away slowly.
+  the echo is taken to die away slowly;
+* when the speaker begins after a silence, nothing counts that rises and falls as what was played: the delay may have
+  changed meanwhile (sound servers do that), and the canceller needs half a second to find it again. Somebody who speaks
+  over the echo has another course (double-talk detection by correlation: Benesty et al., 2000, here of levels).
 
 Without an echo (headphones, a far speaker) everything counts.
 """
@@ -13,8 +16,14 @@ Without an echo (headphones, a far speaker) everything counts.
 import math
 from collections import deque
 
+import numpy as np
+
 _PLAYING = 1e-5  # mean square of a played frame that can be heard
 _HOLD = 30  # frames after a played one in which its echo may begin or be at its loudest
+_SILENCE, _BEGINNING = 50, 80  # frames: of a silent speaker, after which the canceller may be wrong for so long
+_COURSE, _LATEST = 40, 30  # frames whose levels are compared, up to so many later than what was played
+_ALIKE = 0.85  # correlation from which on they are the same
+_FAINT = 1e-6  # power: below it levels are all the same
 _SMOOTH = 0.2  # share of the newest frame in the levels
 _LEAST_LEFT, _MOST_LEFT = 10**-2.4, 10**-0.9  # of the echo's power, that makes it a voice of its own
 _OVER_REMAINS = 10**1.0  # it is so far over what was left of the echo before
@@ -35,6 +44,10 @@ class EchoGuard:
 
     def __init__(self) -> None:
         self._hold = 0
+        self._silent = _SILENCE  # frames since one was played
+        self._new = 0  # frames for which the canceller may be wrong
+        self._played_course = deque([_FAINT] * (_COURSE + _LATEST), _COURSE + _LATEST)
+        self._heard_course = deque([_FAINT] * _COURSE, _COURSE)
         self._heard = self._left = 0.0  # smoothed power
         self._echo = 0.0  # what an echo may still have
         self._remains = _MOST_LEFT / _OVER_REMAINS  # of the echo's power
@@ -69,6 +82,14 @@ class EchoGuard:
             Whether ``left`` counts as silence.
         """
         self._hold = _HOLD if played > _PLAYING else max(self._hold - 1, 0)
+        if played > _PLAYING:
+            self._new = _BEGINNING if self._silent >= _SILENCE else self._new
+            self._silent = 0
+        else:
+            self._silent += 1
+        self._new = max(self._new - 1, 0)
+        self._played_course.append(max(played, _FAINT))
+        self._heard_course.append(max(heard, _FAINT))
         self._heard += _SMOOTH * (heard - self._heard)
         self._left += _SMOOTH * (left - self._left)
         self._floor = min(self._floor * _RISE, max(self._heard, _TINY))
@@ -79,6 +100,7 @@ class EchoGuard:
         known = self._hold > 0 and self.trusting  # how the echo dies away is not
         enough = min(max(_OVER_REMAINS * self._remains, _LEAST_LEFT), _MOST_LEFT) if known else _MOST_LEFT
         verdict = bool(self._hold and not self.trusting) or self._left < enough * self._echo
+        verdict = verdict or bool(self._new and self._like_what_was_played())
         if not verdict:
             self._recent.clear()
         elif self.trusting and echo:
@@ -87,6 +109,15 @@ class EchoGuard:
             self._sum_heard += heard
             self._sum_left += left
         return verdict
+
+    def _like_what_was_played(self) -> bool:
+        played = np.lib.stride_tricks.sliding_window_view(
+            np.log(self._played_course), _COURSE
+        )  # [_LATEST + 1, _COURSE]
+        heard = np.log(self._heard_course)
+        played, heard = played - played.mean(axis=1, keepdims=True), heard - heard.mean()
+        norms = np.sqrt(np.square(played).sum(axis=1) * np.square(heard).sum())
+        return bool(((played @ heard) > _ALIKE * np.maximum(norms, _TINY)).any())
 
     def _learn(self, remains: float) -> None:
         self._recent.append(remains)

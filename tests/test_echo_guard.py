@@ -1,5 +1,7 @@
 """What counts as somebody, from levels alone."""
 
+import numpy as np
+
 from streaming.echo_guard import EchoGuard
 
 QUIET, ECHO, LOUD = 1e-7, 1e-3, 2e-3
@@ -80,3 +82,15 @@ def test_how_much_was_taken_out_is_told() -> None:
     """In decibels, over what was taken for an echo; nothing at first."""
     assert EchoGuard().taken_out_db == 0.0
     assert 25 < proven().taken_out_db < 35
+
+
+def test_an_echo_that_comes_back_later_than_before_is_known_by_its_course() -> None:
+    """Right after a silence the canceller may fail; what then rises and falls as what was played is the echo."""
+    rng = np.random.default_rng(0)
+    played, other = 10 ** rng.uniform(-4.5, -1.5, (2, 80))
+    echo = np.concatenate([np.zeros(12), 0.1 * played[:-12]])
+    for heard, counts in ((echo, False), (echo + other, True)):
+        guard = proven()
+        feed(guard, 100, 0.0, QUIET, QUIET)
+        verdicts = [guard.is_echo(*powers) for powers in zip(played, heard + QUIET, 0.5 * heard + QUIET, strict=True)]
+        assert not any(verdicts[30:70]) if counts else all(verdicts[30:70])
