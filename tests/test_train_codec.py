@@ -96,6 +96,7 @@ def test_semantic_half_learns_its_words(data: Path) -> None:
     scores = evaluate(trainee, examples)
     assert scores["wer"] < 0.4
     assert scores["phone_acc"] > 0.6
+    assert scores["active_acc"] > 0.8
     assert trainee.training
 
 
@@ -131,11 +132,12 @@ def test_phones_come_from_times_or_from_the_dictionary() -> None:
     assert spoken_phones(turn(unknown, "a xqzt")) == ()
 
 
-def test_phones_are_asked_for_late(data: Path) -> None:
-    """Two frames, so that what follows a phone has been heard."""
+def test_phones_are_asked_for_late_and_speech_at_once(data: Path) -> None:
+    """Two frames, so that what follows a phone has been heard; whether anybody speaks cannot wait."""
     example = load_examples([data / "features"], tokenizer())[0]["train"][0]
-    _, phones, lengths, words, spoken = collate([example], None)
+    _, phones, lengths, words, spoken, now = collate([example], None)
     np.testing.assert_array_equal(phones[0, 8:], example.phones[:-8])
+    np.testing.assert_array_equal(now[0], example.phones)
     assert (phones[0, :8] == UNKNOWN_PHONE).all()
     assert lengths.tolist() == [len(example.embedding)]
     assert words == [example.words]
