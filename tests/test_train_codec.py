@@ -16,11 +16,11 @@ from training import train_acoustic, train_semantic
 from training.audio_data import make_clip
 from training.losses import SpectralLoss
 from training.phones import PHONES
+from training.semantic_batches import collate
 from training.train_acoustic import AcousticHalf, Source, draw_batch, parse_source
 from training.train_codec import StageError, stage_commands, start, wait
 from training.train_semantic import (
     SemanticTrainee,
-    collate,
     evaluate,
     load_examples,
     objectives,

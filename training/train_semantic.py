@@ -10,7 +10,6 @@ pieces and, with ``--domain``, words of the domain.
 """
 
 import argparse
-import bisect
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,25 +27,13 @@ from training.lexicon import phones_of
 from training.phones import PHONES, SILENCE
 from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.scoring import word_errors
+from training.semantic_batches import Collated, Example, collate, draw_mixed
 from training.user_features import FRONT_END, SUB_FRAMES, UNKNOWN_PHONE, UserFeatures, load_features
 
-PHONE_DELAY_FRAMES = 2
 WEIGHTS = {"ctc": 1.0, "phone": 0.6, "spoken": 0.4, "active": 0.6}
 CONFIG_FIELDS = [field.name for field in dataclasses.fields(CodecConfig)]
 BLANK_PHONE = PHONES.index(SILENCE)
 WORD_BLANK = 0
-PEOPLE_SHARE = 0.25  # of every batch, where there are recordings
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Example:
-    """embedding float16 [T, D]; phones uint8 [4 T]; words: classes; spoken: phones without times, SIL left out."""
-
-    embedding: np.ndarray
-    phones: np.ndarray
-    words: list[int]
-    text: str
-    spoken: tuple[int, ...]
 
 
 class SemanticHeads(nn.Module):
@@ -118,41 +105,6 @@ def load_examples(
             words = [classes[piece] for piece in example.words] if usable else []
             examples[index] = dataclasses.replace(example, words=words)
     return splits, len(classes) + 1
-
-
-Collated = tuple[Tensor, Tensor, Tensor, list[list[int]], list[tuple[int, ...]], Tensor]
-
-
-def collate(examples: Sequence[Example], rng: np.random.Generator | None) -> Collated:
-    """Padded embeddings [B, T, D], delayed phones [B, 4 T], lengths [B], words, phones, phones now [B, 4 T].
-
-    ``rng``: time masking.
-    """
-    longest = max(len(example.embedding) for example in examples)
-    embedding = np.zeros((len(examples), longest, examples[0].embedding.shape[1]), np.float32)
-    phones = np.full((len(examples), longest * SUB_FRAMES), UNKNOWN_PHONE, np.uint8)
-    now = phones.copy()
-    delay = PHONE_DELAY_FRAMES * SUB_FRAMES
-    for row, example in enumerate(examples):
-        size = len(example.embedding)
-        embedding[row, :size] = example.embedding
-        embedding[row, size:] = example.embedding[-1]
-        phones[row, delay : size * SUB_FRAMES] = example.phones[: size * SUB_FRAMES - delay]
-        now[row, : size * SUB_FRAMES] = example.phones
-        if rng is not None:
-            for _ in range(int(rng.integers(0, 3))):
-                begin = int(rng.integers(0, size))
-                width = int(rng.integers(1, 3))
-                embedding[row, begin : begin + width] = embedding[row, max(begin - 1, 0)]
-    lengths = torch.tensor([len(example.embedding) for example in examples])
-    return (
-        torch.from_numpy(embedding),
-        torch.from_numpy(phones).long(),
-        lengths,
-        [example.words for example in examples],
-        [example.spoken for example in examples],
-        torch.from_numpy(now).long(),
-    )
 
 
 def ctc(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor, blank: int) -> Tensor:
@@ -245,31 +197,6 @@ def set_statistics(encoder: SemanticEncoder, examples: Sequence[Example]) -> Non
     sample = sample[:, : len(encoder.mean)]
     encoder.mean.copy_(torch.from_numpy(sample.mean(0)))
     encoder.std.copy_(torch.from_numpy(sample.std(0) + 1e-3))
-
-
-def draw(examples: Sequence[Example], size: int, rng: np.random.Generator) -> list[Example]:
-    """Examples of similar lengths: a larger sample is sorted, and a window of it taken."""
-    pool = sorted(rng.integers(len(examples), size=size * 6), key=lambda index: len(examples[index].embedding))
-    start = int(rng.integers(0, 6)) * size
-    return [examples[index] for index in pool[start : start + size]]
-
-
-def longest(examples: Sequence[Example]) -> int:
-    """Frames of the longest example."""
-    return max(len(example.embedding) for example in examples)
-
-
-def draw_up_to(frames: int, examples: Sequence[Example], size: int, rng: np.random.Generator) -> list[Example]:
-    """Examples, sorted by length, that do not make a batch of ``frames`` longer; the shortest ones where none is."""
-    fitting = bisect.bisect_right(examples, frames, key=lambda example: len(example.embedding))
-    return [examples[index] for index in rng.integers(max(fitting, min(size, len(examples))), size=size)]
-
-
-def draw_mixed(splits: dict[str, list[Example]], size: int, rng: np.random.Generator) -> list[Example]:
-    """A batch of synthetic turns and, where there are any, PEOPLE_SHARE recordings of people."""
-    people = round(size * PEOPLE_SHARE) if splits["people_train"] else 0
-    drawn = draw(splits["train"], size - people, rng)
-    return drawn + (draw_up_to(longest(drawn), splits["people_train"], people, rng) if people else [])
 
 
 def read_splits(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[dict[str, list[Example]], int]:
