@@ -54,10 +54,8 @@ MIN_COMMIT_MS = 100
 
 MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
 NO_OPINION = -1.0  # a probability that reaches no threshold
-_LOW = {"end_of_turn_threshold": 0.9, "end_of_turn_silence_ms": 480, "likely_threshold": MODEL_OFF}
-_HIGH = {
-    "end_of_turn_threshold": 0.5, "end_of_turn_silence_ms": 160, "likely_threshold": 0.2, "likely_silence_ms": 280,
-}  # fmt: skip
+_LOW = {"end_of_turn_threshold": 0.9, "end_of_turn_silence_ms": 480}
+_HIGH = {"end_of_turn_threshold": 0.4, "end_of_turn_silence_ms": 160}
 EAGERNESS = {"low": (_LOW, 3_000), "high": (_HIGH, 800)}
 """Of ``semantic_vad``, where not the daemon's: fields of :class:`TurnConfig`; milliseconds of silence in any case."""
 
@@ -67,14 +65,10 @@ class TurnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    end_of_turn_threshold: float = Field(0.8, ge=0.0)
+    end_of_turn_threshold: float = Field(0.6, ge=0.0)
     """Probability from the model above which the user has finished; above 1 turns this off."""
-    end_of_turn_silence_ms: int = Field(200, ge=0, le=5_000)
+    end_of_turn_silence_ms: int = Field(240, ge=0, le=5_000)
     """Silence that must have been heard as well."""
-    likely_threshold: float = Field(0.5, ge=0.0)
-    """Probability that is enough after more silence; above 1, or where the model is off, it is not."""
-    likely_silence_ms: int = Field(400, ge=0, le=5_000)
-    """That silence."""
     speculate_threshold: float = Field(0.4, ge=0.0)
     """Probability above which the answer is begun and held back until the turn has ended; above 1 turns this off."""
     speculate_silence_ms: int = Field(80, ge=0, le=5_000)
@@ -117,8 +111,6 @@ class TurnTaker:
         """Decide by these settings from now on."""
         self._threshold = config.end_of_turn_threshold
         self._needed_silence = max(1, ms_to_samples(config.end_of_turn_silence_ms))
-        self._likely_threshold = config.likely_threshold if self._threshold <= 1.0 else MODEL_OFF
-        self._likely_silence = max(1, ms_to_samples(config.likely_silence_ms))
         self._speculate_threshold = config.speculate_threshold
         self._speculate_silence = max(1, ms_to_samples(config.speculate_silence_ms))
         self._interrupt_after = ms_to_samples(config.interrupt_after_ms)
@@ -245,8 +237,7 @@ class TurnTaker:
 
     def _end_early(self, now: int) -> list[Action]:
         finished = self._end_chance >= self._threshold and self._quiet >= self._needed_silence
-        likely = self._end_chance >= self._likely_threshold and self._quiet >= self._likely_silence
-        if not (self.listening and (finished or likely)):
+        if not (self.listening and finished):
             return []
         return [*self._end(now, now - self._quiet, "model"), RestartDetector()]
 

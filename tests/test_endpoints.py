@@ -31,9 +31,7 @@ FRAME = 1_920
 
 def setting(silence_ms: int = 500, threshold: float = MODEL_OFF, after_ms: int = 100) -> Setting:
     vad = VadConfig(detector="webrtc", silence_duration_ms=silence_ms)
-    return Setting(
-        vad, TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=after_ms, likely_threshold=2.0)
-    )
+    return Setting(vad, TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=after_ms))
 
 
 def made_trace(

@@ -27,8 +27,8 @@ from tests.tiny import speech_like
 MS = 24  # samples
 FRAME = 1920
 VAD = VadConfig(detector="energy", silence_duration_ms=500)
-EAGER = TurnConfig(end_of_turn_threshold=0.8, likely_threshold=2.0, speculate_threshold=0.4)
-NEVER = TurnConfig(end_of_turn_threshold=0.8, likely_threshold=2.0, speculate_threshold=2.0)
+EAGER = TurnConfig(end_of_turn_threshold=0.8, speculate_threshold=0.4)
+NEVER = TurnConfig(end_of_turn_threshold=0.8, speculate_threshold=2.0)
 
 
 # --- when -------------------------------------------------------------------------------------------------------------

@@ -98,19 +98,6 @@ def test_the_model_alone_does_not_end_a_turn() -> None:
     assert turns.on(Quiet(160 * MS), 1_660 * MS)[0] == StopTurn(1, 1_660 * MS, 1_500 * MS, "model")
 
 
-def test_a_likely_end_takes_more_silence() -> None:
-    """Below the threshold, a probability is still worth more than the detector's silence, unless the model is off."""
-    doubtful = CONFIG.model_copy(update={"likely_threshold": 0.4, "likely_silence_ms": 320})
-    for config, ended in ((doubtful, True), (doubtful.model_copy(update={"end_of_turn_threshold": 2.0}), False)):
-        turns = TurnTaker(config)
-        turns.on(SpeechStarted(1_000 * MS, 700 * MS), 1_000 * MS)
-        turns.on(Quiet(160 * MS), 1_660 * MS)
-        assert turns.on(EndOfTurn(0.5, 1_660 * MS), 1_660 * MS) == []
-        assert turns.on(Quiet(300 * MS), 1_800 * MS) == []
-        actions = turns.on(Quiet(320 * MS), 1_820 * MS)
-        assert actions[:1] == ([StopTurn(1, 1_820 * MS, 1_500 * MS, "model")] if ended else [])
-
-
 def test_the_models_opinion_dies_when_the_user_goes_on() -> None:
     """Speech after a pause forgets what the model thought in the pause."""
     turns = listening()

@@ -39,7 +39,7 @@ from training.scoring import Rate, percentile, rate
 
 CHUNK = SAMPLE_RATE_HZ // 50  # 20 ms
 LEAD_S, TRAIL_S = 0.3, 2.5  # silence before and after the clip
-THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 SILENCES_MS = (120, 160, 200, 240, 280, 320)
 DETECTOR_SILENCES_MS = (200, 300, 500, 800)
 
@@ -83,9 +83,7 @@ class Setting:
         """As in tables."""
         if self.turn.end_of_turn_threshold > 1.0:
             return f"{self.vad.detector} {self.vad.silence_duration_ms} ms"
-        likely = f", {self.turn.likely_threshold:g} after {self.turn.likely_silence_ms}"
-        more = likely if self.turn.likely_threshold <= 1.0 else ""
-        return f"model {self.turn.end_of_turn_threshold:g} after {self.turn.end_of_turn_silence_ms}{more} ms"
+        return f"model {self.turn.end_of_turn_threshold:g} after {self.turn.end_of_turn_silence_ms} ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +104,6 @@ class Endpoints:
             "full_silence_ms": self.setting.vad.silence_duration_ms,
             "threshold": self.setting.turn.end_of_turn_threshold,
             "silence_ms": self.setting.turn.end_of_turn_silence_ms,
-            "likely_threshold": self.setting.turn.likely_threshold,
-            "likely_silence_ms": self.setting.turn.likely_silence_ms,
             "cut_ins": self.cut_ins.to_json(),
             "missed": self.missed.to_json(),
             "median_ms": self.median_ms.to_json(),
@@ -188,7 +184,7 @@ def settings(config: AgentConfig) -> list[Setting]:
     sweep = [
         Setting(
             config.vad,
-            TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=silence_ms, likely_threshold=MODEL_OFF),
+            TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=silence_ms),
         )
         for threshold, silence_ms in product(THRESHOLDS, SILENCES_MS)
     ]

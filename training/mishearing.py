@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from training.encode_dataset import EncodedTurn
 
 MOST_WORDS = 5
-MISHEARD_SHARE, BLURRED_SHARE = 0.1, 0.5  # of turns
-BLUR_SHARE = 0.05  # of quantiser dimensions of a blurred turn move by one level
+MISHEARD_SHARE, BLURRED_SHARE = 0.1, 0.3  # of turns
+BLUR_SHARE = 0.04  # of quantiser dimensions of a blurred turn move by one level
 
 
 def loose_opening(domain: Domain, text: str) -> int:
