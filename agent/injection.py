@@ -93,7 +93,7 @@ class Injector:
         for mark in out.marks:
             asked = self._waiting.popleft()[1] if mark.injected else None
             event_id = None if asked is None else asked.event_id
-            sample = mark.frame * self._lane.frame_size
+            sample = max(mark.frame * self._lane.frame_size - self._reply.skipped, 0)
             self._emit(events.ProsodyEntered(mark.token, PROSODY_IDS[mark.token], sample, mark.injected, event_id))
 
     def end(self, status: events.ResponseStatus) -> None:

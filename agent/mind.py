@@ -21,7 +21,7 @@ from agent.injection import Injector
 from agent.memory import Memory
 from agent.metrics import SessionMetrics
 from agent.pacing import Pacer
-from agent.reply import Clock, Reply, ReplyConfig, from_onset
+from agent.reply import Clock, Reply, ReplyConfig
 from agent.speculation import Speculation
 from agent.worker import Lane
 from models.runtime import Mode, StepOut
@@ -326,7 +326,7 @@ class Mind:
             self._end(reply, "incomplete", "max_output_tokens")
 
     def _send_audio(self, reply: Reply, pcm: np.ndarray) -> None:
-        pcm = pcm if reply.pacer.frames else from_onset(pcm)
+        pcm = reply.audible(pcm)
         self._metrics.mark(reply.turn, "audio", self._clock())
         self._metrics.underruns += not reply.pacer.sent(self._clock(), len(pcm) / SAMPLE_RATE_HZ / reply.options.speed)
         self._metrics.frames_spoken += 1

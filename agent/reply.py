@@ -60,6 +60,15 @@ class Reply:
     paused_at: float | None = None  # the listener has gone, and plays what it has
     listener_stops: bool = False  # while it is held
     made: deque[StepOut] = field(default_factory=deque)  # steps that were made before it began
+    skipped: int = 0  # samples of silence that its first frame began with, and that were not sent
+
+    def audible(self, pcm: np.ndarray) -> np.ndarray:
+        """The next frame as it is sent, float32 [N]: the first one :func:`from_onset`."""
+        if self.pacer.frames:
+            return pcm
+        sent = from_onset(pcm)
+        self.skipped = len(pcm) - len(sent)
+        return sent
 
     def delay_s(self, now: float) -> float | None:
         """Seconds until the next step, None while it is held or paused."""
