@@ -141,7 +141,7 @@ class Conversation:
             case events.CancelResponse():
                 self._decide(turn.Cancel(command.event_id))
             case events.TruncateReply():
-                await self._hand_over(Forget(-(-command.heard_samples // self._lane.frame_size)))
+                await self._hand_over(Forget(command.heard_samples))
             case events.HearItem():
                 await self._hear_all(whole_frames(command.pcm, self._lane.frame_size), command.turn)
             case events.AddLine():

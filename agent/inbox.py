@@ -70,9 +70,9 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Only ``heard_frames`` of the latest reply were heard."""
+    """Only ``heard_samples`` of what was sent of the latest reply were heard."""
 
-    heard_frames: int
+    heard_samples: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Memory:
     def __init__(self, lane: Lane, emit: Callable[[events.Event], None], prompts: Prompts | None) -> None:
         self.latest: Reply | None = None  # when it is made, and nothing was taken in since
         self.kept_frames = 0  # of it
+        self._skipped = 0  # samples of its first frame that were not sent
         self.unheard: int | None = None  # frames heard of an interrupted reply, until the engine knows
         self.unanswered = False  # the user has said something since
         self.recollect: Recollect | None = None  # the past has changed
@@ -102,8 +103,9 @@ class Memory:
             self.kept_frames, self.unheard = self.unheard, None
             await self._lane.truncate_reply(self.kept_frames)
 
-    async def forget_unheard(self, heard_frames: int) -> None:
-        """Only so much of the latest reply was heard."""
+    async def forget_unheard(self, heard_samples: int) -> None:
+        """Only so much of what was sent of the latest reply was heard; a begun frame counts as heard."""
+        heard_frames = -(-(heard_samples + self._skipped) // self._lane.frame_size) if heard_samples else 0
         if heard_frames < self.kept_frames:
             self.kept_frames = heard_frames
             await self._lane.truncate_reply(heard_frames)
@@ -178,7 +180,7 @@ class Memory:
     def close(self, reply: Reply) -> None:
         """A reply has ended: it is remembered, unless it was apart from the conversation."""
         if not reply.options.apart:
-            self.latest, self.kept_frames = reply, reply.pacer.frames
+            self.latest, self.kept_frames, self._skipped = reply, reply.pacer.frames, reply.skipped
             return
         self.latest, self.kept_frames = None, 0
         self.unheard = 0 if reply.begun and reply.options.context is None else None

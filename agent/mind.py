@@ -247,7 +247,7 @@ class Mind:
                 await self._memory.hear_out(item.silent_frames)
                 self._settle_at = self._clock() + _SETTLE_WAIT_S
             case inbox.Forget():
-                await self._memory.forget_unheard(item.heard_frames)
+                await self._memory.forget_unheard(item.heard_samples)
             case inbox.Add():
                 await self._memory.hear_out()
                 self._complete_transcript()

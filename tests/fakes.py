@@ -68,7 +68,9 @@ class FakeEngine:
         end_of_turn: float = 0.0,
         fail_at: int | None = None,
         understands_sounds: bool = True,
+        silent_samples: int = 0,  # that every reply begins with
     ) -> None:
+        self.silent_samples = silent_samples
         self.reply_frames = reply_frames
         self.words = words.split()
         self.lead_steps = lead_steps
@@ -153,6 +155,8 @@ class FakeEngine:
             text = ("" if step == 0 else " ") + words[step]
         frame = step - self.lead_steps
         pcm = tone(FRAME, 220.0, frame * FRAME) if frame >= 0 else None
+        if pcm is not None and frame == 0:
+            pcm[: self.silent_samples] = 0.0
         done = frame == self.reply_frames - 1
         if done:
             state.reply_step, state.script = 0, None
