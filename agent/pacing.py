@@ -28,11 +28,10 @@ class Pacer:
         delay_s = self._ends_at + self._frame_s - now - self._max_lead_s
         return delay_s if delay_s > _ROUNDING_S else 0.0
 
-    def sent(self, now: float, length_s: float | None = None) -> bool:
-        """A frame leaves now, of the usual length or this one; returns whether the ones before it had not ended."""
+    def sent(self, now: float, length_s: float) -> bool:
+        """A frame of so many seconds leaves now; returns whether it did before the ones before it had ended."""
         in_time = self._ends_at is None or self._ends_at >= now
-        begins_at = now if self._ends_at is None else max(self._ends_at, now)
-        self._ends_at = begins_at + (self._frame_s if length_s is None else length_s)
+        self._ends_at = (now if self._ends_at is None else max(self._ends_at, now)) + length_s
         self.frames += 1
         return in_time
 

@@ -43,7 +43,6 @@ class EchoGuard:
     """Follows one canceller, frame by frame."""
 
     def __init__(self) -> None:
-        self._hold = 0
         self._silent = _SILENCE  # frames since one was played
         self._new = 0  # frames for which the canceller may be wrong
         self._played_course = deque([_FAINT] * (_COURSE + _LATEST), _COURSE + _LATEST)
@@ -81,26 +80,27 @@ class EchoGuard:
         Returns:
             Whether ``left`` counts as silence.
         """
-        self._hold = _HOLD if played > _PLAYING else max(self._hold - 1, 0)
-        if played > _PLAYING:
-            self._new = _BEGINNING if self._silent >= _SILENCE else self._new
-            self._silent = 0
-        else:
-            self._silent += 1
-        self._new = max(self._new - 1, 0)
+        playing = played > _PLAYING
+        began = playing and self._silent >= _SILENCE
+        self._new = max((_BEGINNING if began else self._new) - 1, 0)
+        self._silent = 0 if playing else self._silent + 1
+        may_sound = self._silent < _HOLD
         self._played_course.append(max(played, _FAINT))
         self._heard_course.append(max(heard, _FAINT))
         self._heard += _SMOOTH * (heard - self._heard)
         self._left += _SMOOTH * (left - self._left)
         self._floor = min(self._floor * _RISE, max(self._heard, _TINY))
-        echo = self._hold > 0 and self._heard > _OVER_FLOOR * self._floor
+        echo = may_sound and self._heard > _OVER_FLOOR * self._floor
         self._echo = max(self._echo * _DECAY, self._heard if echo else 0.0)
-        if played > _PLAYING:
+        if playing:
             self._judge(heard, left)
-        known = self._hold > 0 and self.trusting  # how the echo dies away is not
+        known = may_sound and self.trusting  # how the echo dies away is not
         enough = min(max(_OVER_REMAINS * self._remains, _LEAST_LEFT), _MOST_LEFT) if known else _MOST_LEFT
-        verdict = bool(self._hold and not self.trusting) or self._left < enough * self._echo
-        verdict = verdict or bool(self._new and self._like_what_was_played())
+        verdict = (
+            (may_sound and not self.trusting)
+            or self._left < enough * self._echo
+            or (self._new > 0 and self._like_what_was_played())
+        )
         if not verdict:
             self._recent.clear()
         elif self.trusting and echo:
@@ -111,9 +111,7 @@ class EchoGuard:
         return verdict
 
     def _like_what_was_played(self) -> bool:
-        played = np.lib.stride_tricks.sliding_window_view(
-            np.log(self._played_course), _COURSE
-        )  # [_LATEST + 1, _COURSE]
+        played = np.lib.stride_tricks.sliding_window_view(np.log(self._played_course), _COURSE)  # [lags, _COURSE]
         heard = np.log(self._heard_course)
         played, heard = played - played.mean(axis=1, keepdims=True), heard - heard.mean()
         norms = np.sqrt(np.square(played).sum(axis=1) * np.square(heard).sum())

@@ -6,21 +6,23 @@ import pytest
 from agent.pacing import Pacer
 from agent.reply import from_onset
 
+FRAME_S = 0.08
+
 
 def test_without_a_limit_nothing_waits() -> None:
     """No lead limit means no delay."""
-    pacer = Pacer(0.08, None)
+    pacer = Pacer(FRAME_S, None)
     for _ in range(100):
         assert pacer.delay_s(5.0) == 0.0
-        pacer.sent(5.0)
+        pacer.sent(5.0, FRAME_S)
 
 
 def test_the_lead_is_bounded() -> None:
     """At one moment only as many frames leave as fit into the lead."""
-    pacer = Pacer(0.08, 0.4)
+    pacer = Pacer(FRAME_S, 0.4)
     sent = 0
     while pacer.delay_s(10.0) <= 0.0:
-        pacer.sent(10.0)
+        pacer.sent(10.0, FRAME_S)
         sent += 1
     assert sent == 5
     assert pacer.delay_s(10.0) == pytest.approx(0.08)
@@ -29,42 +31,42 @@ def test_the_lead_is_bounded() -> None:
 
 def test_an_underrun_shifts_the_schedule() -> None:
     """A frame that comes too late is played from then on, and that is told."""
-    pacer = Pacer(0.08, 0.4)
-    assert pacer.sent(0.0)
-    assert not pacer.sent(1.0)
+    pacer = Pacer(FRAME_S, 0.4)
+    assert pacer.sent(0.0, FRAME_S)
+    assert not pacer.sent(1.0, FRAME_S)
     assert pacer.heard_frames(1.04) == 2
 
 
 @pytest.mark.parametrize(("after_s", "heard"), [(0.0, 0), (0.01, 1), (0.08, 1), (0.2, 3), (9.0, 5)])
 def test_what_can_have_been_heard(after_s: float, heard: int) -> None:
     """A begun frame counts as heard; never more than was sent."""
-    pacer = Pacer(0.08, None)
+    pacer = Pacer(FRAME_S, None)
     for _ in range(5):
-        pacer.sent(0.0)
+        pacer.sent(0.0, FRAME_S)
     assert pacer.heard_frames(after_s) == heard
 
 
 def test_nothing_sent_is_nothing_heard() -> None:
     """Before the first frame nothing was heard."""
-    assert Pacer(0.08, None).heard_frames(1.0) == 0
+    assert Pacer(FRAME_S, None).heard_frames(1.0) == 0
 
 
 def test_a_pause_moves_what_the_listener_hears() -> None:
     """A listener that stops plays on where it was; one that ran dry has heard everything, and that is no underrun."""
     for stopped, heard in ((True, 1), (False, 3)):
-        pacer = Pacer(0.08, 1.0)
+        pacer = Pacer(FRAME_S, 1.0)
         for _ in range(3):
-            pacer.sent(0.0)
+            pacer.sent(0.0, FRAME_S)
         pacer.resumed(1.04, 1.0, stopped)
         assert pacer.heard_frames(1.04) == heard
-        assert pacer.sent(1.04)
+        assert pacer.sent(1.04, FRAME_S)
 
 
 def test_what_is_sent_again_is_still_to_be_heard() -> None:
     """A listener that gets the last two frames once more has them to play from then on."""
-    pacer = Pacer(0.08, 0.4)
+    pacer = Pacer(FRAME_S, 0.4)
     for _ in range(5):
-        pacer.sent(0.0)
+        pacer.sent(0.0, FRAME_S)
     pacer.repeated(3.0, 2)
     assert pacer.heard_frames(3.0) == 3
     assert pacer.unheard_s(3.0) == pytest.approx(0.16)
@@ -72,10 +74,10 @@ def test_what_is_sent_again_is_still_to_be_heard() -> None:
 
 def test_a_shorter_frame_ends_earlier() -> None:
     """The silence that a first frame lost is not waited for."""
-    pacer = Pacer(0.08, None)
+    pacer = Pacer(FRAME_S, None)
     pacer.sent(0.0, 0.05)
     assert pacer.unheard_s(0.03) == pytest.approx(0.02)
-    assert pacer.sent(0.05)
+    assert pacer.sent(0.05, FRAME_S)
     assert pacer.unheard_s(0.05) == pytest.approx(0.08)
 
 

@@ -3,6 +3,7 @@
 import bisect
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,14 +26,19 @@ class Example:
     spoken: tuple[int, ...]
 
 
-Collated = tuple[Tensor, Tensor, Tensor, list[list[int]], list[tuple[int, ...]], Tensor]
+class Collated(NamedTuple):
+    """A batch, padded: embeddings [B, T, D], phones late and ``now`` [B, 4 T], lengths [B]; words, phones in order."""
+
+    embedding: Tensor
+    phones: Tensor
+    lengths: Tensor
+    words: list[list[int]]
+    spoken: list[tuple[int, ...]]
+    now: Tensor
 
 
 def collate(examples: Sequence[Example], rng: np.random.Generator | None) -> Collated:
-    """Padded embeddings [B, T, D], delayed phones [B, 4 T], lengths [B], words, phones, phones now [B, 4 T].
-
-    ``rng``: time masking.
-    """
+    """Examples as a batch; ``rng``: time masking."""
     longest = max(len(example.embedding) for example in examples)
     embedding = np.zeros((len(examples), longest, examples[0].embedding.shape[1]), np.float32)
     phones = np.full((len(examples), longest * SUB_FRAMES), UNKNOWN_PHONE, np.uint8)
@@ -50,7 +56,7 @@ def collate(examples: Sequence[Example], rng: np.random.Generator | None) -> Col
                 width = int(rng.integers(1, 3))
                 embedding[row, begin : begin + width] = embedding[row, max(begin - 1, 0)]
     lengths = torch.tensor([len(example.embedding) for example in examples])
-    return (
+    return Collated(
         torch.from_numpy(embedding),
         torch.from_numpy(phones).long(),
         lengths,

@@ -121,16 +121,15 @@ def ctc(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor, blank:
 
 def objectives(trainee: SemanticTrainee, batch: Collated, hard: Tensor | bool) -> dict[str, Tensor]:
     """Word CTC (per word), timed phones, phone CTC (per phone) and whether anybody speaks, of a batch."""
-    embedding, phones, lengths, words, spoken, now = batch
-    word_logits, phone_logits, spoken_logits, active_logits = trainee(embedding, hard)
-    known, timed = phones != UNKNOWN_PHONE, now != UNKNOWN_PHONE
-    word_loss = ctc(word_logits, words, lengths, WORD_BLANK)
+    word_logits, phone_logits, spoken_logits, active_logits = trainee(batch.embedding, hard)
+    known, timed = batch.phones != UNKNOWN_PHONE, batch.now != UNKNOWN_PHONE
+    word_loss = ctc(word_logits, batch.words, batch.lengths, WORD_BLANK)
     phone = active = word_loss.new_zeros(())
-    if bool(timed.any()):
-        phone = F.cross_entropy(phone_logits[known], phones[known])
-        speech = (now[timed] != BLANK_PHONE).float()
+    if bool(known.any()):
+        phone = F.cross_entropy(phone_logits[known], batch.phones[known])
+        speech = (batch.now[timed] != BLANK_PHONE).float()
         active = F.binary_cross_entropy_with_logits(active_logits[timed].float(), speech)
-    spoken_loss = ctc(spoken_logits, spoken, lengths * SUB_FRAMES, BLANK_PHONE)
+    spoken_loss = ctc(spoken_logits, batch.spoken, batch.lengths * SUB_FRAMES, BLANK_PHONE)
     return {"ctc": word_loss, "phone": phone, "spoken": spoken_loss, "active": active}
 
 
@@ -146,15 +145,15 @@ def evaluate(trainee: SemanticTrainee, examples: Sequence[Example]) -> dict[str,
     errors = total = exact = turns = right = frames = phone_errors = phone_total = active = heard_frames = 0
     for start in range(0, len(examples), 32):
         part = examples[start : start + 32]
-        embedding, phones, lengths, _, _, now = collate(part, None)
-        word_logits, phone_logits, spoken_logits, active_logits = trainee(embedding, True)
-        known, timed = phones != UNKNOWN_PHONE, now != UNKNOWN_PHONE
-        active += int(((active_logits > 0) == (now != BLANK_PHONE))[timed].sum())
+        batch = collate(part, None)
+        word_logits, phone_logits, spoken_logits, active_logits = trainee(batch.embedding, True)
+        known, timed = batch.phones != UNKNOWN_PHONE, batch.now != UNKNOWN_PHONE
+        active += int(((active_logits > 0) == (batch.now != BLANK_PHONE))[timed].sum())
         heard_frames += int(timed.sum())
-        right += int((phone_logits.argmax(-1) == phones)[known].sum())
+        right += int((phone_logits.argmax(-1) == batch.phones)[known].sum())
         frames += int(known.sum())
         for row, example in enumerate(part):
-            length = int(lengths[row])
+            length = int(batch.lengths[row])
             made = collapse(word_logits[row, :length].argmax(-1), WORD_BLANK)
             if example.words:
                 wrong = word_errors(list(map(str, example.words)), list(map(str, made)))
@@ -244,13 +243,13 @@ def train(args: argparse.Namespace) -> None:
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = cosine(progress, args.lr)
-        embedding, *targets = collate(draw_mixed(splits, args.batch, rng), rng)
-        embedding = embedding[..., : config.heard_dim]
+        batch = collate(draw_mixed(splits, args.batch, rng), rng)
+        embedding = batch.embedding[..., : config.heard_dim]
         noise = torch.randn_like(embedding) * deviation * args.feature_noise
         share = 0.0 if progress < 0.05 and not args.init else min(1.0, 0.5 + progress)  # of rows that are quantised
         hard = torch.rand(len(embedding), 1, 1) < share
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            losses = objectives(trainee, (embedding + noise, *targets), hard)
+            losses = objectives(trainee, batch._replace(embedding=embedding + noise), hard)
         optimizer.zero_grad(set_to_none=True)
         torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
