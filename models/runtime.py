@@ -19,13 +19,13 @@ from models.artefacts import open_graph, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
 from models.graph import GraphStream
-from models.prosody import canonical, strip_marks
+from models.prosody import PAUSES, canonical, strip_marks
 from models.runtime_state import State, latest
 from models.runtime_talker import Mark, TalkerRuntime
 from models.runtime_text import enter_now, internal_ids, next_piece
 from models.sampling import greedy, sigmoid
 from models.spoken_text import spoken
-from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
+from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer, prosody_token
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 MAX_REPLY_FRAMES = 375  # 30 s
@@ -222,7 +222,10 @@ class Engine:
         Returns the number of its pieces. Raises what :meth:`pieces` does.
         """
         script = self.pieces(text)
-        tokens = [piece.token for piece in script] if say else self._tokenizer.heard(strip_marks(spoken(text)).lower())
+        if say:  # pauses come when the next word would, on top of the silence that is there without them
+            tokens = [piece.token for piece in script if prosody_token(piece.token) not in PAUSES]
+        else:
+            tokens = self._tokenizer.heard(strip_marks(spoken(text)).lower())
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1

@@ -161,6 +161,24 @@ def test_tokens_of_the_text_are_told_and_not_spoken(engine: Engine) -> None:
     assert (mark, outs[place + 1].text) == (Mark("<emph>", max(place - LEAD, 0), False), " large")
 
 
+@pytest.mark.parametrize(("token", "steps"), [("<pause_short>", 4), ("<pause_long>", 9)])
+def test_a_pause_is_added_to_the_time_that_words_take_without_it(engine: Engine, token: str, steps: int) -> None:
+    """Until the pause all is as without it, the silence after a sentence, too; the next word comes so much later."""
+    plain, paused = (_say(engine, f"a large latte. {mark}soy", [], 0) for mark in ("", token))
+    (word,) = [index for index, out in enumerate(plain) if "soy" in out.text]
+    assert [out.text for out in paused[:word]] == [out.text for out in plain[:word]]
+    assert [mark.token for mark in paused[word].marks] == [token]
+    assert "soy" in paused[word + steps].text
+    assert not any(out.text for out in paused[word : word + steps])
+    expects = []
+    for mark in ("", token):  # a model that knows of the pause would not say when the next word is due without it
+        state = engine.new_state()
+        engine.read(f"a large latte. {mark}soy", state, say=True)
+        engine.step(None, state, Mode.SPEAK)
+        expects.append(state.step.outputs["text_logits"].copy())
+    np.testing.assert_array_equal(*expects)
+
+
 def test_what_a_reply_did_not_take_ends_with_it(engine: Engine) -> None:
     """Interrupted, or followed by the user's next words, it leaves nothing for the next reply."""
     for end in ("truncate", "listen"):
