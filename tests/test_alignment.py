@@ -24,6 +24,16 @@ def test_words_are_where_the_synthesiser_put_them() -> None:
     assert all(a[2] <= b[1] + 1e-6 for a, b in itertools.pairwise(phones))
 
 
+def test_words_around_digital_silence_are_found() -> None:
+    """A pause of nothing but zeros put before a word moves that word and those after it, and no other."""
+    spoken = synthesise(TEXT, "flite:kal16")
+    start = round(spoken.words[3][1] * 24_000)
+    pcm = np.concatenate([spoken.pcm[:start], np.zeros(19_200, np.float32), spoken.pcm[start:]])
+    words, _ = align(pcm, TEXT.split())
+    for index, (found, true) in enumerate(zip(words, spoken.words, strict=True)):
+        assert found[1] == pytest.approx(true[1] + (0.8 if index >= 3 else 0.0), abs=0.1)
+
+
 def test_what_cannot_be_aligned_is_refused() -> None:
     """Words without a pronunciation are named; speech too short for its text is no guess."""
     spoken = synthesise("latte", "flite:slt")

@@ -15,6 +15,7 @@ from training.tts import SAMPLE_RATE, Segment
 
 _RECOGNISER_RATE = 16000
 _FRAME_S = 0.01
+_DITHER = 1e-4  # without a little noise no path leads through digital silence
 _MARGINS_S = (0.0, 0.25, 0.1, 0.4)  # silence around the speech: some sentences have a path only with or without it
 
 
@@ -51,7 +52,9 @@ def align(pcm: np.ndarray, words: list[str]) -> tuple[tuple[Segment, ...], tuple
     unknown = sorted({word for word in words if decoder.lookup_word(word) is None})
     if not words or unknown:
         raise AlignmentError(f"no pronunciation of {', '.join(unknown)}" if unknown else "no words to align")
-    speech = np.clip(soxr.resample(pcm, SAMPLE_RATE, _RECOGNISER_RATE) * 32767, -32768, 32767).astype(np.int16)
+    speech = soxr.resample(pcm, SAMPLE_RATE, _RECOGNISER_RATE)
+    speech = speech + np.random.default_rng(0).normal(0.0, _DITHER, len(speech))
+    speech = np.clip(speech * 32767, -32768, 32767).astype(np.int16)
     for margin in _MARGINS_S:
         found = _find(decoder, np.pad(speech, round(margin * _RECOGNISER_RATE)).tobytes(), words, margin)
         if found:
