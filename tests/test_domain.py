@@ -65,6 +65,14 @@ def coffee() -> Domain:
     return load_domain(COFFEE)
 
 
+def test_a_note_names_items_by_their_heads_first() -> None:
+    """All that is to be remembered, in a fixed order; nothing for an empty, open order."""
+    domain = load_domain(COFFEE)
+    assert domain.note(OrderState()) == ""
+    assert domain.note(OrderState((LATTE, ESPRESSO))) == "latte large a lot of soy milk, espresso"
+    assert domain.note(OrderState((ESPRESSO,), "confirming")) == "confirming espresso"
+
+
 def test_every_slot_value_survives_speech_and_reply(coffee: Domain) -> None:
     """Each value of each slot, with each amount, comes back from the user's words and from the agent's reply."""
     rng = random.Random(1)

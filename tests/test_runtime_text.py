@@ -176,7 +176,7 @@ def test_a_pause_is_added_to_the_time_that_words_take_without_it(engine: Engine,
         engine.read(f"a large latte. {mark}soy", state, say=True)
         engine.step(None, state, Mode.SPEAK)
         expects.append(state.step.outputs["text_logits"].copy())
-    np.testing.assert_array_equal(*expects)
+    np.testing.assert_array_equal(expects[0], expects[1])
 
 
 def test_what_a_reply_did_not_take_ends_with_it(engine: Engine) -> None:

@@ -1,3 +1,4 @@
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,20 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from agent.domain.dialogue import Dialogue, DialogueTurn, Status
 from models.checkpoint import read_header, save_model
 from models.errors import ArtefactError
 from models.s2s import S2S
 from models.tokenizer import FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
 from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
 from training import train_s2s
-from training.domain import load_domain
+from training.domain import OrderState, load_domain
 from training.encode_dataset import EncodedTurn, save_codes
 from training.s2s_batches import Batcher
 from training.s2s_data import IGNORE
 from training.together import new_optimizer
 from training.train_s2s import load_s2s, objectives, token_loss, validate
 from training.warm_start import start_from
-from training.written import has_marks, written_dialogues
+from training.written import draw_dialogue, has_marks, picks_one_of_several, written_dialogues
 
 CONFIG = """s2s:
   window: 128
@@ -166,6 +168,23 @@ def test_written_dialogues_come_from_the_domain(tmp_path: Path) -> None:
     assert any(token in tokens for _, agent, _ in marked for ids in agent for token in ids)
     plain = [[[token for token in ids if token not in tokens] for ids in agent] for _, agent, _ in marked]
     assert plain == [agent for _, agent, _ in turns]
+
+
+def test_most_written_dialogues_pick_an_item_of_several() -> None:
+    """A removal or a change among several items does, an order on top of others and a placed one do not."""
+    domain = load_domain("configs/domains/coffee.yaml")
+    latte, mocha = {"coffeeDrink": "latte"}, {"coffeeDrink": "mocha"}
+
+    def dialogue(*states: tuple[dict[str, str], ...], status: Status = "open") -> Dialogue:
+        return [DialogueTurn("", "", {}, "", OrderState(items, status)) for items in states]
+
+    assert picks_one_of_several(dialogue((latte, mocha), (mocha,)))
+    assert picks_one_of_several(dialogue((latte, mocha), ({**latte, "size": "large"}, mocha)))
+    assert not picks_one_of_several(dialogue((latte,), (latte, mocha), (latte, mocha), ()))
+    assert not picks_one_of_several(dialogue((latte,), ({**latte, "size": "large"},)))
+    assert not picks_one_of_several(dialogue((latte, mocha), (latte,), status="placed"))
+    rng = random.Random(1)
+    assert 0.5 < np.mean([picks_one_of_several(draw_dialogue(domain, rng)) for _ in range(200)]) < 0.8
 
 
 def test_replies_with_tokens_are_noticed() -> None:

@@ -12,8 +12,8 @@ directory; the learning rate follows the larger of the used share of steps, epoc
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,14 @@ from training.encoders import load_codec_config
 from training.interjections import load_sounds
 from training.run import Budget, read_section
 from training.s2s_batches import Batch, Batcher
-from training.s2s_data import IGNORE
+from training.s2s_data import IGNORE, WrittenTurn
 from training.together import Task, add_arguments, begin, fit, start
 from training.warm_start import start_from
 from training.written import has_marks, written_dialogues
 
 HEARD_PAD_WEIGHT = 0.3  # a heard word is written as soon as it is likely
 RECENT_DIM = 128
+WRITTEN_CHECKS, WRITTEN_SEED = 200, 7
 WEIGHTS = {"text": 3.0, "transcript": 1.5, "turn": 0.4}
 
 
@@ -102,6 +103,20 @@ def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConf
     return {f"valid_{name}": float(np.nanmean(values)) for name, values in seen.items() if not np.isnan(values).all()}
 
 
+def validate_written(
+    model: S2S, written: Callable[[np.random.Generator], list[WrittenTurn]], frames: int
+) -> dict[str, float]:
+    """The share of WRITTEN_CHECKS written dialogues whose every reply and note is right, told all words before."""
+    batcher = Batcher([], model.config, frames, 0.0, WRITTEN_SEED, written, 1.0)
+    whole: list[float] = []
+    with evaluating(model):
+        while len(whole) < WRITTEN_CHECKS:
+            batch = batcher.next()
+            said = model.text_head(model.hidden(batch.frame, batch.padding)).argmax(-1)
+            whole += ((said == batch.text) | (batch.text == IGNORE)).all(dim=1).tolist()
+    return {"valid_written_whole": float(np.mean(whole))}
+
+
 def build(args: argparse.Namespace, tokenizer: Tokenizer) -> S2S:
     """A new model for the codec, sized by ``--config``, else as ``--init``, with what fits of its weights."""
     codec = load_codec_config(args.codec)
@@ -141,16 +156,19 @@ def read_dialogues(data_dir: Path) -> dict[str, list[list[EncodedTurn]]]:
 
 
 def new_batcher(
-    args: argparse.Namespace, dialogues: list[list[EncodedTurn]], config: S2SConfig, rank: int, tokenizer: Tokenizer
+    args: argparse.Namespace,
+    dialogues: list[list[EncodedTurn]],
+    config: S2SConfig,
+    rank: int,
+    unknown: list[int] | None,
+    written: Callable[[np.random.Generator], list[WrittenTurn]] | None,
 ) -> Batcher:
     """One worker's stream of batches.
 
     Raises:
         ValueError: no dialogue fits into the context.
     """
-    written = written_dialogues(args.domain, tokenizer, has_marks(dialogues)) if args.domain else None
     share = args.written_share if written else 0.0
-    unknown = tokenizer.unknown_word if args.corrupt else None
     sounds = load_sounds(args.data_dir / "sounds.npz") if args.data_dir and args.corrupt else ()
     seed = args.seed * 1000 + rank
     batcher = Batcher(dialogues, config, args.frames, args.corrupt, seed, written, share, unknown, sounds)
@@ -173,7 +191,9 @@ def train(rank: int, args: argparse.Namespace) -> None:
     model = build(args, tokenizer)
     model.backbone.config._attn_implementation = "eager"  # a fifth faster than sdpa where rows are this short
     splits = read_dialogues(args.data_dir) if args.data_dir else {"train": [], "valid": []}
-    batcher = new_batcher(args, splits["train"], model.config, rank, tokenizer)
+    written = written_dialogues(args.domain, tokenizer, has_marks(splits["train"])) if args.domain else None
+    unknown = tokenizer.unknown_word if args.corrupt else None
+    batcher = new_batcher(args, splits["train"], model.config, rank, unknown, written)
 
     def learn() -> tuple[Tensor, dict[str, float]]:
         losses, scores = objectives(model, batcher.next())
@@ -183,7 +203,11 @@ def train(rank: int, args: argparse.Namespace) -> None:
         save_model(args.output, "repartee-s2s", model, model.config, provenance)
 
     budget = Budget(learning_steps(args, batcher, args.workers), args.minutes)
-    check = partial(validate, model, splits["valid"], model.config, args.frames)
+
+    def check() -> dict[str, float]:
+        found = validate(model, splits["valid"], model.config, args.frames)
+        return found | (validate_written(model, written, args.frames) if written else {})
+
     fit(rank, args, model, Task(budget, batcher.restart, learn, check, save))
 
 
