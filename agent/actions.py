@@ -2,8 +2,9 @@
 
 - The domain that a model was trained for lies beside it as ``domain.yaml``; without one the agent only speaks.
 - An action is taken when its reply is complete. A reply that was interrupted, or cut off by a limit, does nothing, even
-  when all of its words had been written: the user has not heard them. What is done is done: the action of a reply that
-  is truncated after its end is not taken back. Only what is known of the order is, when the reply came too early.
+  when all of its words had been written: the user has not heard them. But what it had understood is known. What is done
+  is done: the action of a reply that is truncated after its end is not taken back. Only what is known of the order is,
+  when the reply came too early.
 - What is known of the order follows the model's memory: a reply that is recalled counts again, and does nothing.
 - Words that were put into the agent's mouth are announced, not meant: they do nothing.
 """
@@ -20,6 +21,7 @@ from agent.domain.tools import function_tools
 from agent.domain.tracker import ReplyReader, Tracker
 from agent.errors import ConfigError
 from agent.inbox import Prompts
+from agent.worker import StepEngine
 from models.prosody import strip_marks
 from streaming import realtime_events as events
 
@@ -55,6 +57,11 @@ def load_actions(s2s: Path) -> Actions | None:
     return Actions(ReplyReader(spec, macros), function_tools(spec), _prompts(spec))
 
 
+def actions_of(engine: StepEngine) -> Actions | None:
+    """The actions of a loaded model's domain; as :func:`load_actions`."""
+    return load_actions(engine.directory) if engine.directory else None
+
+
 def _prompts(spec: DomainSpec) -> Prompts | None:
     return Prompts(*(strip_marks(spec.replies[name]) for name in spec.prompts)) if spec.prompts else None
 
@@ -74,6 +81,14 @@ class ActingEmitter:
         self._apart = self._said = False
         self._before = self._tracker.state  # the latest reply
 
+    def note(self) -> str | None:
+        """What the model has to remember of the order after a reply; None: only the model can know."""
+        return self._tracker.note
+
+    def openings(self, heard: str) -> dict[str, str]:
+        """How the reply to what was heard has to go on, by the words it may begin with."""
+        return self._tracker.openings(heard)
+
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         match event:
@@ -84,9 +99,9 @@ class ActingEmitter:
                 self._text += event.text
             case events.ReplyDone():
                 self._before = self._tracker.state
-                if event.status == "completed" and not self._said:
-                    taken = tuple(events.Action(**action) for action in self._tracker.take(self._text))
-                    event = replace(event, actions=taken)
+                if not self._said:
+                    actions = self._tracker.take(self._text, complete=event.status == "completed")
+                    event = replace(event, actions=tuple(events.Action(**action) for action in actions))
                 if self._apart:
                     self._tracker.state = self._before
             case events.Recalled(reply=None):

@@ -19,6 +19,7 @@ from agent.actions import ActingEmitter, Actions
 from agent.detection import Detection
 from agent.errors import InputError
 from agent.inbox import Add, Finish, Forget, Hear, Item, Overhear, Recollect, Respond, Speculate, Withdraw
+from agent.memory import Memory
 from agent.metrics import SessionMetrics, TurnMetrics
 from agent.mind import Mind
 from agent.push_to_talk import TOO_MUCH, HeldAudio
@@ -64,18 +65,17 @@ class Conversation:
         self.muted = False  # what the user says counts as silence
         self.volume = 1.0  # of replies, as a factor
         self._lane, self._listeners, self._clock = lane, [emit], clock
-        self._detection = Detection(vad, turns)
-        self._vad, self._detect = Vad(vad), True
-        self._framer = Framer(lane.frame_size)
+        self._detection, self._vad, self._detect = Detection(vad, turns), Vad(vad), True
+        self._framer, self._held = Framer(lane.frame_size), HeldAudio(lane.frame_size)
         self._now = self._turn_began = 0  # samples received: the session's clock
-        self._taker = TurnTaker(turns)
         self._idle_since: int | None = None
-        self._defaults, self._listener_stops = events.CreateResponse(), listener_stops
+        self._taker, self._defaults, self._listener_stops = TurnTaker(turns), events.CreateResponse(), listener_stops
         self._doubted: deque[tuple[np.ndarray, int]] = deque()  # frames; bound: doubt ends, see TurnConfig
-        self._held = HeldAudio(lane.frame_size)
-        speak = self._emit if actions is None else ActingEmitter(actions.replies, self._emit)
+        acting = ActingEmitter(actions.replies, self._emit) if actions else None
+        speak: Callable[[events.Event], None] = acting or self._emit
+        memory = Memory(lane, speak, actions.prompts if actions else None, acting)
         told = (self._model_heard, self._reply_ended, self._overheard)
-        self._mind = Mind(lane, replies, speak, clock, self.metrics, *told, actions.prompts if actions else None)
+        self._mind = Mind(lane, replies, speak, clock, self.metrics, *told, memory)
         self.injector = self._mind.injector  # prosody tokens go there
 
     @property

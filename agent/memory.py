@@ -1,7 +1,8 @@
 """What the model remembers: everything that is heard, read and recalled goes to it here, in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,16 @@ from streaming import realtime_events as events
 from streaming.frames import whole_frames
 
 
+class OrderBook(Protocol):
+    """What was agreed so far, kept beside the model."""
+
+    def note(self) -> str | None:
+        """What there is to remember after the latest reply; None: only the model can know."""
+
+    def openings(self, heard: str) -> Mapping[str, str]:
+        """How the reply to what was heard has to go on, by the words it may begin with."""
+
+
 class Memory:
     """The past of one session's model.
 
@@ -20,9 +31,16 @@ class Memory:
         lane: the way to the model threads.
         emit: takes events on the loop, must not block.
         prompts: what to say when there is nothing to answer; None: what the model makes of that.
+        order: knows what was agreed so far; None: what the model makes of it.
     """
 
-    def __init__(self, lane: Lane, emit: Callable[[events.Event], None], prompts: Prompts | None) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        emit: Callable[[events.Event], None],
+        prompts: Prompts | None = None,
+        order: OrderBook | None = None,
+    ) -> None:
         self.latest: Reply | None = None  # when it is made, and nothing was taken in since
         self.kept_frames = 0  # of it
         self._skipped = 0  # samples of its first frame that were not sent
@@ -36,6 +54,8 @@ class Memory:
         self._silence = np.zeros(lane.frame_size, np.float32)
         self._tail_due = False  # what was listened to may have ended in mid-word
         self._used = events.Usage()
+        self._order, self._note_due = order, False
+        self._heard = ""  # words since the latest answer
 
     def take_usage(self) -> events.Usage:
         """What was taken in since the last time."""
@@ -49,7 +69,8 @@ class Memory:
         if turn != self.open_turn:
             self.complete_transcript()
             self.open_turn = turn
-        self._tail_due = self.unanswered = True
+        self._hear("")
+        self._tail_due = True
         return await self._listen(pcm)
 
     async def hear_out(self, silent_frames: int = 0, generation: int | None = None) -> None:
@@ -64,22 +85,24 @@ class Memory:
         """Hear a recording, read what the user typed, or remember what the agent said; what is too long is left out."""
         self.latest, self.kept_frames = None, 0
         if isinstance(said, np.ndarray):
+            self._hear("")
             for frame in whole_frames(said, self._lane.frame_size):
                 await self._listen(frame)
-            self._tail_due = self.unanswered = True
+            self._tail_due = True
             await self.hear_out()
         elif not self._lane.can_take(said.text):
             return
         elif said.role == "user":
             read = await self._lane.read(said.text)
             self._used = replace(self._used, input_text=self._used.input_text + read)
-            self.unanswered = True
+            self._hear(f" {said.text}")
         else:
             await self._lane.recall(said.text)
             while not (await self._lane.step(None, Mode.SPEAK)).done:
                 pass
             self._emit(events.Recalled(said.text))
-            self.unanswered = False
+            self.unanswered, self._note_due = False, True
+            await self.settle()
 
     def complete_transcript(self) -> None:
         """No more of the open turn's words come."""
@@ -87,10 +110,15 @@ class Memory:
             turn, self.open_turn = self.open_turn, None
             self._emit(events.UserTextDone(turn))
 
+    def _hear(self, words: str) -> None:
+        self._heard = f"{self._heard if self.unanswered else ''}{words}"
+        self.unanswered = True
+
     async def _listen(self, pcm: np.ndarray) -> StepOut:
         self.latest, self.kept_frames = None, 0
         self._used = replace(self._used, input_audio=self._used.input_audio + 1)
         out = await self._lane.step(pcm, Mode.LISTEN)
+        self._heard += out.user_text
         if out.user_text and self.open_turn is not None:
             self._emit(events.UserText(self.open_turn, out.user_text))
         return out
@@ -98,10 +126,17 @@ class Memory:
     # --- forgetting ---------------------------------------------------------------------------------------------------
 
     async def settle(self) -> None:
-        """Forget what has to be forgotten; between a reply and what is heard next, or in a reply's pauses."""
+        """Forget and note what has to be; between a reply and what is heard next, or in a reply's pauses."""
         if self.unheard is not None:
             self.kept_frames, self.unheard = self.unheard, None
             await self._lane.truncate_reply(self.kept_frames)
+        if self._note_due and self._order is not None and (note := self._order.note()) is not None:
+            await self._lane.note(note)
+        self._note_due = False
+
+    def take_back(self) -> None:
+        """The latest reply came too early: it is as if there had been none."""
+        self.unheard, self.latest, self.unanswered = 0, None, True
 
     async def forget_unheard(self, heard_samples: int) -> None:
         """Only so much of what was sent of the latest reply was heard; a begun frame counts as heard."""
@@ -135,9 +170,14 @@ class Memory:
         """Whether an answer to this turn may be begun before it is over."""
         return turn == self.open_turn and self.recollect is None
 
+    def openings(self, more: str = "") -> Mapping[str, str]:
+        """How the next reply has to go on, if the user has said ``more`` as well, by the words it may begin with."""
+        return self._order.openings(self._heard + more) if self._order is not None else {}
+
     def answered_early(self, words: str, silent_frames: int) -> None:
         """The answer was begun on a copy, which is the session now, and had heard this as well."""
         self._tail_due = self.unanswered = False
+        self._heard += words
         self._used = replace(self._used, input_audio=self._used.input_audio + silent_frames)
         if words and self.open_turn is not None:
             self._emit(events.UserText(self.open_turn, words))
@@ -150,7 +190,7 @@ class Memory:
             self.latest, self.kept_frames = None, 0
             await self._lane.read(options.say, say=True)
             return  # it answers nothing
-        unanswered = self.unanswered
+        unanswered, heard = self.unanswered, self._heard
         if options.context is not None:
             await self._lane.step_aside()
             self.unanswered = False
@@ -158,7 +198,9 @@ class Memory:
                 await self.take_in(said)
         if not self.unanswered and self._prompts is not None:
             await self._lane.recall(self._prompts.first if first else self._prompts.later)
-        self.unanswered = unanswered and options.apart
+        elif self._order is not None:
+            await self._lane.expect({} if options.context is not None else self.openings())
+        self.unanswered, self._heard = unanswered and options.apart, heard
 
     async def abandon(self, options: events.CreateResponse) -> None:
         """The reply that was prepared will not be given."""
@@ -181,6 +223,7 @@ class Memory:
         """A reply has ended: it is remembered, unless it was apart from the conversation."""
         if not reply.options.apart:
             self.latest, self.kept_frames, self._skipped = reply, reply.pacer.frames, reply.skipped
+            self._note_due = True
             return
         self.latest, self.kept_frames = None, 0
         self.unheard = 0 if reply.begun and reply.options.context is None else None

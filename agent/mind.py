@@ -44,7 +44,7 @@ class Mind:
         on_end_of_turn: told the model's end-of-turn probability and the frame's end after every frame listened to.
         on_reply_ended: told when a reply came to its own end.
         on_overheard: told all words so far of the sound over a held reply, and whether there are no more.
-        prompts: what to say when there is nothing to answer; None: what the model makes of that.
+        memory: what the model remembers, through the same lane.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Mind:
         clock: Clock,
         metrics: SessionMetrics,
         on_end_of_turn: Callable[[float, int], None], on_reply_ended: Callable[[], None],
-        on_overheard: Callable[[str, bool], None], prompts: inbox.Prompts | None = None,
+        on_overheard: Callable[[str, bool], None], memory: Memory,
     ) -> None:  # fmt: skip
         self._lane = lane
         self._config, self._metrics = config, metrics
         self._emit, self._clock = emit, clock
         self._on_end_of_turn, self._on_reply_ended, self._on_overheard = on_end_of_turn, on_reply_ended, on_overheard
         self._frame_s = lane.frame_size / SAMPLE_RATE_HZ
-        self._memory = Memory(lane, emit, prompts)
+        self._memory = memory
         self._wake = asyncio.Event()
         self._inbox = inbox.Inbox(config.inbox_frames, config.held_frames, self._has_to_wait, self._wake.set)
         self.room, self.caught_up = self._inbox.room, self._inbox.caught_up
@@ -112,7 +112,7 @@ class Mind:
             self._take_back()
 
     def _take_back(self) -> None:
-        self._memory.unheard, self._memory.latest = 0, None
+        self._memory.take_back()
         self._metrics.taken_back += 1
         self._emit(events.ReplyTakenBack())
         self._wake.set()
@@ -241,7 +241,7 @@ class Mind:
             case inbox.Respond():
                 await self._begin(item)
             case inbox.Speculate() if self._memory.may_be_answered(item.turn) and not self.injector.leads:
-                self._speculation = Speculation(self._lane, item)
+                self._speculation = Speculation(self._lane, item, self._memory.openings)
                 self._metrics.speculated += 1
             case inbox.Finish():
                 await self._memory.hear_out(item.silent_frames)

@@ -14,6 +14,7 @@ from typing import ParamSpec, Self, TypeVar
 
 import numpy as np
 
+from agent.actions import actions_of
 from agent.config import AgentConfig
 from agent.conversation import Conversation
 from agent.worker import Worker
@@ -103,8 +104,9 @@ class Rehearsal:
         config = self._config
         lane = await self._worker.open()
         self._conversation = Conversation(
-            lane, self._take, config.vad, config.turn, config.reply, clock=lambda: self.seconds
-        )
+            lane, self._take, config.vad, config.turn, config.reply, clock=lambda: self.seconds,
+            actions=actions_of(self._worker.engine),
+        )  # fmt: skip
         self._thinking = asyncio.create_task(self._conversation.run(), name="think")
         return self
 

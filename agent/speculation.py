@@ -1,6 +1,7 @@
 """An answer that is begun before it is known that the user has finished."""
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,12 @@ class Speculation:
     Args:
         lane: the session's way to the model thread.
         item: what may have to be answered.
+        openings: how the answer has to go on, given more words than the session has understood.
     """
 
-    def __init__(self, lane: Lane, item: Speculate) -> None:
+    def __init__(self, lane: Lane, item: Speculate, openings: Callable[[str], Mapping[str, str]]) -> None:
         self._lane = lane
-        self._item = item
+        self._item, self._openings = item, openings
         self._copy: Any = None
         self._silence = np.zeros(lane.frame_size, np.float32)
         self._silences = max(0, lane.tail_frames - item.silent_frames)  # to be heard before the answer
@@ -42,6 +44,11 @@ class Speculation:
     def turn(self) -> int:
         """The turn that may be over."""
         return self._item.turn
+
+    @property
+    def _words(self) -> str:
+        """What only the copy has heard."""
+        return "".join(self._expected)[len("".join(self._understood)) :]
 
     @property
     def may_go_on(self) -> bool:
@@ -72,6 +79,8 @@ class Speculation:
             out = await self._lane.step_copy(self._silence, self._copy)
             self._expected.append(out.user_text)
         else:
+            if not self.made:
+                await self._lane.expect(self._openings(self._words), self._copy)
             out = await self._lane.step_copy(None, self._copy, Mode.SPEAK)
             self.made.append(out)
             self._frames += out.pcm is not None
@@ -89,5 +98,4 @@ class Speculation:
     def take(self) -> tuple[str, int]:
         """Make the copy the session; returns the words, and the frames of silence, that only the copy has heard."""
         self._lane.become(self._copy)
-        words = "".join(self._expected)[len("".join(self._understood)) :]
-        return words, max(0, len(self._expected) - len(self._understood))
+        return self._words, max(0, len(self._expected) - len(self._understood))

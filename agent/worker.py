@@ -11,8 +11,9 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
@@ -36,6 +37,8 @@ R = TypeVar("R")
 class StepEngine(Protocol):
     """What the worker needs of an engine; :class:`models.runtime.Engine` is one."""
 
+    directory: Path | None
+    """Of the S2S model, where its domain file is."""
     sample_rate: int
     frame_size: int
     tail_frames: int
@@ -63,6 +66,12 @@ class StepEngine(Protocol):
 
     def recall(self, text: str, state: Any) -> None:
         """Make the next reply this text."""
+
+    def note(self, text: str, state: Any) -> None:
+        """Make the note after the latest reply this text."""
+
+    def expect(self, openings: Mapping[str, str], state: Any) -> None:
+        """If the next reply begins with the words of an opening, it goes on as that says."""
 
     def inject(self, tokens: Sequence[str], state: Any) -> None:
         """Make prosody tokens the next pieces of the reply."""
@@ -258,6 +267,22 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         await self._alone("recall", self._worker.engine.recall, text, self._state)
+
+    async def note(self, text: str) -> None:
+        """Make the note after the latest reply this text.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        await self._alone("note", self._worker.engine.note, text, self._state)
+
+    async def expect(self, openings: Mapping[str, str], copy: Any = None) -> None:
+        """If the next reply, of the session or a copy, begins with the words of an opening, it goes on as that says.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        await self._alone("expect", self._worker.engine.expect, openings, copy or self._state)
 
     async def inject(self, tokens: Sequence[str]) -> None:
         """Make prosody tokens the next pieces of the reply.

@@ -7,7 +7,7 @@ ring of keys and values that each step writes in place.
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,15 +17,15 @@ import onnxruntime as ort
 from models import synthesis
 from models.artefacts import open_graph, read_config
 from models.errors import ArtefactError
-from models.features import FRAME_SIZE, SAMPLE_RATE, analyse_mel32
+from models.features import FRAME_SIZE, SAMPLE_RATE
 from models.graph import GraphStream
-from models.prosody import PAUSES, canonical, strip_marks
+from models.prosody import canonical, strip_marks
 from models.runtime_state import State, latest
 from models.runtime_talker import Mark, TalkerRuntime
-from models.runtime_text import enter_now, internal_ids, next_piece
+from models.runtime_text import enter_now, internal_ids, next_piece, to_read
 from models.sampling import greedy, sigmoid
 from models.spoken_text import spoken
-from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer, prosody_token
+from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 MAX_REPLY_FRAMES = 375  # 30 s
@@ -68,12 +68,12 @@ class Engine:
 
     sample_rate = SAMPLE_RATE
     frame_size = FRAME_SIZE
+    directory: Path | None = None  # of the S2S model
 
     def __init__(self, codec: dict[str, ort.InferenceSession], step: ort.InferenceSession, talker: TalkerRuntime,
                  tokenizer: Tokenizer, config: dict[str, object]) -> None:  # fmt: skip
         self._codec, self._step, self._talker, self._tokenizer = codec, step, talker, tokenizer
         self._lead = int(config["lead_frames"])  # type: ignore[call-overload]
-        self._reads_text = bool(config.get("reads_text"))  # models exported before 2026-11-21 only listen and speak
         self._writes_notes = bool(config.get("writes_notes"))
         self._window = int(config["window"])  # type: ignore[call-overload]
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
@@ -96,9 +96,11 @@ class Engine:
         graphs = {name: open_graph(codec / f"{name}.onnx") for name in ("semantic_encoder", "decoder")}
         step, tokenizer = open_graph(s2s / "step.onnx"), Tokenizer.load(s2s / "tokenizer.json")
         try:
-            return cls(graphs, step, TalkerRuntime.load(s2s, config), tokenizer, config)
+            engine = cls(graphs, step, TalkerRuntime.load(s2s, config), tokenizer, config)
         except (KeyError, TypeError, ValueError) as exc:
             raise ArtefactError(f"{s2s / 'config.json'}: incomplete or wrong ({exc!r})") from exc
+        engine.directory = s2s
+        return engine
 
     def new_state(self) -> State:
         """A fresh session; about as much memory as its key/value window."""
@@ -130,18 +132,13 @@ class Engine:
             raise ValueError(f"expected one frame of float32 ({FRAME_SIZE},), got {what}")
         if not np.isfinite(pcm).all():
             raise ValueError("the audio frame holds values that are not finite")
-        codes = self._encode(pcm, state)
+        codes = state.encode(pcm)
         if mode is Mode.IDLE:
             state.prefix.append(codes)
             if not state.speaking:
                 self._write_note(state, NOTE_STEPS_A_FRAME)
             return StepOut()
         return self._listen(codes, state)
-
-    def _encode(self, pcm: np.ndarray, state: State) -> np.ndarray:
-        state.encoder.inputs["mel32"][0] = analyse_mel32(pcm, state.history)
-        state.encoder.run()
-        return state.encoder.outputs["codes"][0, 0].copy()
 
     def _listen(self, codes: np.ndarray, state: State) -> StepOut:
         state.speaking, state.script = False, None
@@ -176,11 +173,14 @@ class Engine:
         last = int(inputs["text"][0, 0])
         (token, text, _), injected = next_piece(outputs["text_logits"], last, state, self._tokenizer)
         inputs["text"][:] = token
+        state.said += text
+        if state.script is None and (rest := state.openings.get(state.said.strip())):
+            state.script, state.waited = deque(rest), 0
         marks.append(self._talker.write(token, injected, state.utterance))
         pcm = None
         if (codes := self._talker.codes(state.utterance)) is not None:
             inputs["agent"][0, 0] = codes
-            pcm = self._decode(codes, state)
+            pcm = state.decode(codes)
         done = token == EOS or state.reply_steps >= MAX_REPLY_FRAMES
         if done:
             state.speaking, state.script = False, None
@@ -200,10 +200,8 @@ class Engine:
 
         Raises:
             ProsodyTagError: the text holds an unknown tag.
-            ValueError: nothing in the text can be read, it is too long, or the model cannot read.
+            ValueError: nothing in the text can be read, or it is too long.
         """
-        if not self._reads_text:
-            raise ValueError("this S2S model was exported before models could read text: export a newer one")
         return self._cut(spoken(text))
 
     def _cut(self, text: str) -> list[SpokenPiece]:
@@ -222,10 +220,7 @@ class Engine:
         Returns the number of its pieces. Raises what :meth:`pieces` does.
         """
         script = self.pieces(text)
-        if say:  # pauses come when the next word would, on top of the silence that is there without them
-            tokens = [piece.token for piece in script if prosody_token(piece.token) not in PAUSES]
-        else:
-            tokens = self._tokenizer.heard(strip_marks(spoken(text)).lower())
+        tokens = to_read(script) if say else self._tokenizer.heard(strip_marks(spoken(text)).lower())
         self._write_note(state)
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
@@ -235,8 +230,7 @@ class Engine:
             self._advance(state)
         state.speaking, state.transcript = False, PAD
         state.recent_log.clear()
-        state.script = deque(script) if say else None
-        state.waited, state.recalled = 0, False
+        state.script, state.waited, state.recalled = deque(script) if say else None, 0, False
         return len(tokens)
 
     def recall(self, text: str, state: State) -> None:
@@ -244,14 +238,21 @@ class Engine:
         state.script = deque(self._cut(spoken(text)))
         state.waited, state.recalled, state.speaking = 0, True, False
 
+    def note(self, text: str, state: State) -> None:
+        """Make the note after the latest reply this text; in vain when none is due, or it has been begun."""
+        if state.note_due and not state.note_steps:
+            state.note = (*self._tokenizer.encode(text)[: MAX_NOTE_STEPS - 2], EOS)
+
+    def expect(self, openings: Mapping[str, str], state: State) -> None:
+        """If the next reply begins with the words of an opening, it goes on as that says. Raises as :meth:`pieces`."""
+        state.openings = {opening: tuple(self._cut(rest)) for opening, rest in openings.items()}
+
     def aside(self, state: State) -> State:
         """A state that remembers nothing and goes on hearing what ``state`` hears: use one of the two at a time."""
-        fresh = self.new_state()
-        fresh.encoder, fresh.history, fresh.prefix = state.encoder, state.history, state.prefix
-        return fresh
+        return replace(self.new_state(), encoder=state.encoder, history=state.history, prefix=state.prefix)
 
     def _write_note(self, state: State, most: int = MAX_NOTE_STEPS) -> None:
-        """Let the model write down what it has to remember, ``most`` pieces of it now; nothing when no note is due."""
+        """Write down what is to be remembered, ``most`` pieces of it now; nothing when no note is due."""
         inputs = state.step.inputs
         for _ in range(most):
             if not state.note_due:
@@ -259,8 +260,8 @@ class Engine:
             inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = NOTING, 0, -1
             inputs["transcript"][:], inputs["text"][:] = PAD, state.note_piece if state.note_steps else BOS
             self._advance(state)
+            state.note_piece = state.note[state.note_steps] if state.note else greedy(state.step.outputs["text_logits"])
             state.note_steps += 1
-            state.note_piece = greedy(state.step.outputs["text_logits"])
             state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
 
     def _start_reply(self, state: State) -> None:
@@ -268,7 +269,8 @@ class Engine:
         state.speaking, state.reply_start, state.reply_steps = True, state.position, 0
         state.heard_last = state.transcript
         state.recent_log.clear()
-        state.note_due, state.note_steps = self._writes_notes and (state.script is None or state.recalled), 0
+        state.note_due = self._writes_notes and (state.script is None or state.recalled)
+        state.note, state.note_steps, state.said = None, 0, ""
         state.step.inputs["text"][:], state.step.inputs["agent"][:] = BOS, -1
         # what the user says during the reply is a new beginning for the encoder
         state.encoder.reset()
@@ -278,15 +280,7 @@ class Engine:
         state.utterance.begin()
         state.sound = synthesis.new_synthesis_state()
         for _ in range(2):
-            self._decode(self._silence, state)
-
-    def _decode(self, codes: np.ndarray, state: State) -> np.ndarray:
-        state.decoder.inputs["codes"][0, 0] = codes
-        state.decoder.run()
-        out = state.decoder.outputs
-        harmonic = out["harmonic_real"][0] + 1j * out["harmonic_imaginary"][0]
-        pcm = synthesis.synthesise(out["octave"][0], out["voicing"][0], harmonic, out["noise"][0], state.sound)
-        return np.clip(pcm, -1.0, 1.0)
+            state.decode(self._silence)
 
     def _advance(self, state: State) -> None:
         """One S2S step; its keys and values go into the ring."""

@@ -1,12 +1,13 @@
 """What a session carries from frame to frame."""
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from models import synthesis
-from models.features import new_history
+from models.features import analyse_mel32, new_history
 from models.graph import GraphStream
 from models.runtime_talker import Utterance
 from models.tokenizer import BOS, PAD, SpokenPiece
@@ -45,6 +46,24 @@ class State:
     note_due: bool = False  # the reply is not noted yet
     note_steps: int = 0  # of the note right after the reply
     note_piece: int = BOS  # its latest piece
+    note: tuple[int, ...] | None = None  # its pieces; None: what the model wants to
+    said: str = ""  # of the reply
+    openings: Mapping[str, Sequence[SpokenPiece]] = field(default_factory=dict)  # how a reply that begins so goes on
+
+    def encode(self, pcm: np.ndarray) -> np.ndarray:
+        """Codes of one frame of the user, float32 [frame_size]."""
+        self.encoder.inputs["mel32"][0] = analyse_mel32(pcm, self.history)
+        self.encoder.run()
+        return self.encoder.outputs["codes"][0, 0].copy()
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """One frame of the agent, float32 [frame_size], from its codes."""
+        self.decoder.inputs["codes"][0, 0] = codes
+        self.decoder.run()
+        out = self.decoder.outputs
+        harmonic = out["harmonic_real"][0] + 1j * out["harmonic_imaginary"][0]
+        pcm = synthesis.synthesise(out["octave"][0], out["voicing"][0], harmonic, out["noise"][0], self.sound)
+        return np.clip(pcm, -1.0, 1.0)
 
     def drop_injected(self) -> None:
         """The reply has ended, and with it what it should still have taken."""

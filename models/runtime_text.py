@@ -17,6 +17,14 @@ MAX_WAIT_FOR_WORD = 1  # steps that an injected token waits for the end of a wor
 _NOTHING = SpokenPiece(PAD, "", False)
 
 
+def to_read(script: Sequence[SpokenPiece]) -> list[int]:
+    """What a model reads of a text that it has to say: all but pauses.
+
+    So it says when the next word is due without a pause, and the pause comes on top.
+    """
+    return [piece.token for piece in script if prosody_token(piece.token) not in PAUSES]
+
+
 def next_piece(logits: np.ndarray, last: int, state: State, tokenizer: Tokenizer) -> tuple[SpokenPiece, bool]:
     """The piece to write now.
 

@@ -12,7 +12,7 @@
 * After a reply the model may NOTE what it has to remember (the order as it stands), a piece a step in the text stream,
   heard and seen by nobody: the next turn starts from the last note instead of from all turns before it (the belief
   state of Hosseini-Asl et al., "A simple language model for task-oriented dialogue", arXiv 2005.00796, moved to where
-  it does not delay the answer).
+  it does not delay the answer). Whoever keeps the order may note it for the model.
 * Outputs of the backbone: the agent's text (inner monologue: leads its audio by ``lead_frames``), the user's
   transcript, end-of-turn logits. From the text the talker makes the agent's codes: :mod:`models.talker`.
 * Codes are embedded by a small network over their dequantised values, so near codes start as near vectors.

@@ -6,8 +6,9 @@ import copy
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ class FakeState:
     heard: list[np.ndarray] = field(default_factory=list)
     truncations: list[int] = field(default_factory=list)
     forks: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    openings: dict[str, str] = field(default_factory=dict)
     read: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)  # replies, those it was told of included
     script: list[str] | None = None
@@ -55,6 +58,7 @@ class FakeEngine:
         understands_sounds: whether there are words in what is said over a reply.
     """
 
+    directory: Path | None = None
     sample_rate = SAMPLE_RATE
     frame_size = FRAME
     tail_frames = 3
@@ -111,6 +115,14 @@ class FakeEngine:
         assert isinstance(state, FakeState)
         state.truncations.append(heard_frames)
         state.reply_step, state.script, state.injected = 0, None, []
+
+    def note(self, text: str, state: object) -> None:
+        assert isinstance(state, FakeState)
+        state.notes.append(text)
+
+    def expect(self, openings: Mapping[str, str], state: object) -> None:
+        assert isinstance(state, FakeState)
+        state.openings = dict(openings)
 
     def fork(self, state: object, heard_frames: int) -> FakeState:
         assert isinstance(state, FakeState)

@@ -54,14 +54,23 @@ def test_words_that_were_given_do_nothing(actions: Actions) -> None:
 
 @pytest.mark.parametrize("status", ["cancelled", "incomplete"])
 def test_an_interrupted_reply_does_nothing(actions: Actions, status: events.ResponseStatus) -> None:
-    """Even with all its words written; and it leaves nothing behind for the next reply."""
+    """Even with all its words written. But what it had understood before is known, to the model and to what follows."""
     seen: list[events.Event] = []
     emitter = ActingEmitter(actions.replies, seen.append)
-    reply(emitter, status, "Okay, a latte. Anything else?")
+    reply(emitter, status, "Okay, a lat")
+    assert emitter.note() is None
+    reply(emitter, status, "Okay, a latte. Any")
+    assert emitter.note() is None
+    reply(emitter, status, "Okay, a latte. Anything")
     assert seen[-1] == events.ReplyDone(status, "why", events.Usage(1, 2, 3))
-    reply(emitter, "completed", "You are welcome.")
+    assert emitter.note() == "latte"
+    reply(emitter, "completed", "Okay, a small mocha. Anything else?")
+    assert emitter.note() == "latte, mocha small"
+    reply(emitter, status, "So that is")
     reply(emitter, "completed", "Great, your order is coming right up.")
-    assert seen[-1] == events.ReplyDone("completed", None, events.Usage(1, 2, 3))
+    assert isinstance(done := seen[-1], events.ReplyDone)
+    drinks = [{"coffeeDrink": "latte"}, {"size": "small", "coffeeDrink": "mocha"}]
+    assert [action.arguments for action in done.actions] == [{"items": drinks}]
 
 
 def test_a_reply_that_is_taken_back_leaves_the_order_as_it_was(actions: Actions) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -313,6 +314,50 @@ async def test_a_line_that_is_too_long_is_left_out() -> None:
         await memory.take_in(events.Line("assistant", "hi"))
     assert (state_of(engine).read, state_of(engine).said) == ([], ["hi"])
     assert seen == [events.Recalled("hi")]
+
+
+async def test_a_reply_is_noted_as_it_was_understood() -> None:
+    """Once, before anything else is heard; recalled replies, too. Unknown ones are noted by the model itself."""
+
+    class Book:
+        """An order that changes with every note."""
+
+        def __init__(self) -> None:
+            self._notes = iter(["latte", None, "latte, mocha"])
+
+        def note(self) -> str | None:
+            return next(self._notes)
+
+        def openings(self, heard: str) -> dict[str, str]:
+            return {"You said": heard}
+
+    engine = FakeEngine(reply_frames=2)
+    async with Worker(engine) as worker:
+        memory = Memory(await worker.open(), lambda _: None, None, Book())
+        state = state_of(engine)
+        reply = Reply(1, 0, 1, events.CreateResponse(), Pacer(0.08, 0.3), events.Usage())
+        for expected in (["latte"], ["latte"]):
+            memory.close(reply)
+            await memory.settle()
+            await memory.settle()
+            assert state.notes == expected
+        await memory.take_in(events.Line("assistant", "two drinks"))
+        assert state.notes == ["latte", "latte, mocha"]
+        memory.close(replace(reply, options=events.CreateResponse(apart=True)))
+        await memory.settle()
+        assert state.notes == ["latte", "latte, mocha"]
+        for words, said in (("a mocha", " a mocha"), ("and milk", " and milk")):
+            await memory.take_in(events.Line("user", words))
+            await memory.prepare(events.CreateResponse(), first=False)
+            assert state.openings == {"You said": said}
+        memory.take_back()  # the answer came too early
+        await memory.take_in(events.Line("user", "please"))
+        aside = events.CreateResponse(context=(events.Line("user", "and who are you"),))
+        await memory.prepare(aside, first=False)
+        await memory.abandon(aside)
+        assert state.openings == {"You said": " and milk"}
+        await memory.prepare(events.CreateResponse(), first=False)
+        assert state.openings == {"You said": " and milk please"}
 
 
 def test_the_order_follows_the_memory(shipped_models: Any) -> None:

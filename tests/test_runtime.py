@@ -17,7 +17,7 @@ from models.runtime import Engine, Mode, StepOut
 from models.runtime_state import State
 from models.s2s import LISTEN, SPEAK
 from models.sampling import CodeSampler, greedy, sigmoid
-from models.tokenizer import EOS, PAD
+from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import CODEC, WINDOW, new_s2s, speech_like, tokenizer
 from training import s2s_data
 from training.encode_dataset import EncodedTurn
@@ -408,6 +408,58 @@ def test_a_reply_is_noted_while_nothing_else_happens(noting: Engine, monkeypatch
     assert cut.position == 3 + 5 + 4 + 1
 
 
+def test_a_note_may_be_given(noting: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written instead of the model's own, also when the reply is cut afterwards; not in place of a begun one."""
+    monkeypatch.setattr(runtime, "NOTE_STEPS_A_FRAME", 1)
+    monkeypatch.setattr(runtime, "MAX_NOTE_STEPS", 8)
+    pieces = tokenizer().encode("latte soy")
+    state, begun = noting.new_state(), noting.new_state()
+    for one in (state, begun):
+        _listen(noting, one, 3)
+        _speak(noting, one, 10)
+    noting.note("latte soy", state)
+
+    def written() -> list[int]:
+        fed = []
+        while state.note_due:
+            noting.step(_frames(1, 2)[0], state, Mode.IDLE)
+            fed.append(int(state.step.inputs["text"][0, 0]))
+        return fed
+
+    assert written() == [BOS, *pieces]
+    noting.truncate_reply(state, 2)
+    assert written() == [BOS, *pieces]
+    noting.step(_frames(1, 2)[0], begun, Mode.IDLE)
+    noting.note("latte soy", begun)
+    assert begun.note is None
+    _listen(noting, state, 1)
+    _speak(noting, state, 10)
+    assert state.note is None
+
+
+def test_a_reply_with_a_known_opening_goes_on_as_is_known(noting: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model begins so is ended from what is known, and noted like any other; other replies are its own."""
+    monkeypatch.setattr(runtime, "MAX_REPLY_FRAMES", 100)
+
+    def says(openings: dict[str, str]) -> list[str]:
+        state = noting.new_state()
+        _listen(noting, state, 3)
+        noting.expect(openings, state)
+        texts: list[str] = []
+        done = False
+        while not done:
+            out = noting.step(None, state, Mode.SPEAK)
+            texts, done = [*texts, out.text], out.done
+        assert state.note_due
+        return [text for text in texts if text]
+
+    free = says({})
+    known = says({free[0].strip(): "a large latte. soy"})
+    assert known[0] == free[0]
+    assert "".join(known[1:]).split() == ["a", "large", "latte.", "soy"]
+    assert says({"of nobody": "a large latte. soy"}) == free != known
+
+
 def test_words_put_into_its_mouth_are_not_noted(noting: Engine) -> None:
     """They are no answer."""
     state = noting.new_state()
@@ -651,16 +703,3 @@ def test_what_is_said_aside_is_not_remembered(engine: Engine) -> None:
     alone.history[:] = 0.0
     alone.prefix.clear()
     _assert_same(_facts(engine, state), _facts(engine, alone))
-
-
-def test_older_models_only_listen_and_speak(tiny_models: Path, tmp_path: Path) -> None:
-    """A model from before text could be read says so, and goes on as it was."""
-    folder = shutil.copytree(tiny_models / "models" / "s2s", tmp_path / "s2s")
-    config = json.loads((folder / "config.json").read_text())
-    del config["reads_text"]
-    (folder / "config.json").write_text(json.dumps(config))
-    old = Engine.load(tiny_models / "models" / "codec", folder)
-    state = old.new_state()
-    with pytest.raises(ValueError, match="exported before"):
-        old.read("a large latte", state, say=True)
-    assert _speak(old, state, LEAD + 1)[-1].pcm is not None

@@ -126,9 +126,9 @@ def test_an_order_is_placed_once(replies: ReplyReader) -> None:
 
 def test_the_order_is_bounded(replies: ReplyReader) -> None:
     """More drinks than the domain allows are not added."""
-    tracker = after(replies, *[ORDER_MOCHA] * replies.max_items)
+    tracker = after(replies, *[ORDER_MOCHA] * replies.spec.item.max_items)
     assert names(tracker, ORDER_MOCHA) == []
-    assert len(tracker.state.items) == replies.max_items
+    assert len(tracker.state.items) == replies.spec.item.max_items
 
 
 def test_values_with_missing_words_still_count(replies: ReplyReader) -> None:
@@ -149,3 +149,28 @@ def test_values_with_missing_words_still_count(replies: ReplyReader) -> None:
 def test_the_changed_item_is_the_nearest(items: list[dict[str, str]], changed: dict[str, str], index: int) -> None:
     """The item that differs least, the last one when several do."""
     assert nearest(tuple(items), changed) == index
+
+
+def test_what_follows_from_the_order_is_not_left_to_the_model(replies: ReplyReader) -> None:
+    """What is read back is what is known; a drink that is changed keeps the rest of it, whichever it was."""
+    tracker = Tracker(replies)
+    assert tracker.openings("what did i order") == {}
+    tracker.take("Okay, a large latte with some milk and a mocha. Anything else?")
+    order = "a large latte with some milk and a mocha"
+    known = {"You ordered": f"{order}.", "So that is": f"{order}. Is that right?"}
+    assert tracker.openings("") == tracker.openings("what did i order") == known
+    change = tracker.openings("make the latte a small one uh dark roast please")
+    assert change == known | {"Okay, now": "a small dark roast latte with some milk. Anything else?"}
+    assert tracker.openings("with sugar")["Okay, now"] == "a mocha with sugar. Anything else?"
+    assert tracker.openings("change the espresso to a mocha") == known
+
+
+def test_no_words_are_too_strange_to_go_on_from(replies: ReplyReader) -> None:
+    """Whatever was heard, in whatever state of the order."""
+    words = ["change", "latte", "the", "with", "milk", "remove", "that", "…", "seven", "wrong", "yes", "to", "mocha"]
+    said = [ORDER_MOCHA, PLACED, "Okay, I canceled your order.", "So that is a mocha. Is that right?"]
+    rng, tracker = random.Random(5), Tracker(replies)
+    for _ in range(300):
+        openings = tracker.openings(" ".join(rng.choices(words, k=rng.randrange(8))))
+        assert all(before and after for before, after in openings.items())
+        tracker.take(rng.choice(said))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.domain.dialogue import Dialogue, DialogueTurn, Item, OrderState, Parsed, article, respond
+from agent.domain.dialogue import Dialogue, DialogueTurn, Item, OrderState, Parsed, article, note_text, respond
 from agent.domain.domain_file import REPLY_FILL, DisfluencySpec, DomainSpec, read_domain_file
 from agent.domain.grammar import Node, fills_of, parse_phrase, speak, words_of
 from agent.domain.source_map import DomainError
@@ -96,15 +96,8 @@ class Domain:
         return respond(self.spec, state, Parsed(intent, tuple(items), target, option, number))
 
     def note(self, state: OrderState) -> str:
-        """What there is to remember of a state; empty for an empty, open order.
-
-        Items are named by their heads first: a value is found by the item it belongs to, and a network that has read
-        no further than the value must know that item already.
-        """
-        rules = self.spec.item
-        slots = (rules.head, *rules.modifiers, *rules.additions)
-        items = ", ".join(" ".join(item[slot] for slot in slots if slot in item) for item in state.items)
-        return f"{'' if state.status == 'open' else state.status} {items}".strip()
+        """What there is to remember of a state: `note_text`."""
+        return note_text(self.spec, state)
 
     def answer(self, state: OrderState, parsed: Parsed) -> tuple[str, OrderState, tuple[dict[str, Any], ...]]:
         """`respond` to a parsed turn."""

@@ -274,8 +274,7 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
         "format": S2S_FORMAT, "version": VERSION, "alphabet": alphabet, "parity": worst,
         "lead_frames": config.lead_frames, "transcript_delay_frames": config.transcript_delay_frames,
         "window": config.window, "agent_levels": config.agent_levels, "user_levels": config.user_levels,
-        "silence_codes": silence, "vocabulary": config.vocabulary, "reads_text": True,
-        "writes_notes": config.notes,
+        "silence_codes": silence, "vocabulary": config.vocabulary, "writes_notes": config.notes,
     }  # fmt: skip
     write_json(output / "config.json", header)
     return worst

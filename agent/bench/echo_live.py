@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from agent.actions import actions_of
 from agent.bench.echo_room import BLOCK, Room, User
 from agent.bench.echo_simulated import note
 from agent.bench.echo_verdict import Events, Verdict, judge
@@ -159,9 +160,12 @@ async def converse(worker: Worker, config: AgentConfig, room: Room, user: User, 
     loop = LiveLoop(room, user)
     with loop.running():
         talking = asyncio.create_task(
-            talk(worker, config.audio, config.vad, config.turn, config.reply, config.local, telegraph=loop),
+            talk(
+                worker, config.audio, config.vad, config.turn, config.reply, config.local,
+                actions_of(worker.engine), telegraph=loop,
+            ),
             name="talk",
-        )
+        )  # fmt: skip
         try:
             await asyncio.wait([talking], timeout=seconds)
             if talking.done():

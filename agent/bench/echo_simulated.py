@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from agent.actions import actions_of
 from agent.bench.echo_room import BLOCK, Room, User
 from agent.bench.echo_verdict import Events, Verdict, judge
 from agent.config import AgentConfig
@@ -105,7 +106,7 @@ class Loop:
         audio, speaker = AudioIO(config.audio, devices, lambda: None), Speaker()
         self._conversation = Conversation(
             await worker.open(), speaker.take, config.vad, config.turn, local_replies(config.reply),
-            clock=lambda: self._now / SAMPLE_RATE_HZ, listener_stops=True,
+            clock=lambda: self._now / SAMPLE_RATE_HZ, actions=actions_of(worker.engine), listener_stops=True,
         )  # fmt: skip
         self._conversation.watch(self._note)
         thinking = asyncio.create_task(self._conversation.run(), name="think")

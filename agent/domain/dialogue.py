@@ -119,6 +119,18 @@ def items_text(spec: DomainSpec, items: tuple[Item, ...], emphasis: str = "") ->
     return ", ".join(texts[:-1]) + ", and " + texts[-1]
 
 
+def note_text(spec: DomainSpec, state: OrderState) -> str:
+    """What a model has to remember of a state; empty for an empty, open order.
+
+    Items are named by their heads first: a value is found by the item it belongs to, and a network that has read no
+    further than the value must know that item already.
+    """
+    rules = spec.item
+    slots = (rules.head, *rules.modifiers, *rules.additions)
+    items = ", ".join(" ".join(item[slot] for slot in slots if slot in item) for item in state.items)
+    return f"{'' if state.status == 'open' else state.status} {items}".strip()
+
+
 def find_target(items: tuple[Item, ...], target: Item | None) -> int:
     """Index of the last item that has all slot values of ``target`` (None: the last item); -1 if there is none."""
     for index in range(len(items) - 1, -1, -1):

@@ -5,6 +5,7 @@
   nothing.
 - The order is kept as said. A reply that names the whole order puts it right, silently; a change that the known order
   has no place for causes no action.
+- A reply that was broken off after it had named its drinks is known by them, but takes no action.
 """
 
 import re
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.domain.dialogue import Item, OrderState, find_target
+from agent.domain.dialogue import Item, OrderState, Parsed, find_target, items_text, note_text, respond
 from agent.domain.domain_file import REPLY_FILL, DomainSpec, Operation
 from agent.domain.grammar import Node
 from agent.domain.understanding import Understanding, normal_words
@@ -40,6 +41,7 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class _Template:
     pattern: re.Pattern[str]  # over words, each followed by a space
+    begun: re.Pattern[str]  # the same, broken off anywhere after the word that follows the last fill
     fills: tuple[str, ...]
     literal_words: int
     do: Operation | None
@@ -55,21 +57,24 @@ class ReplyReader:
     """
 
     def __init__(self, spec: DomainSpec, macros: Mapping[str, Node]) -> None:
-        self.max_items = spec.item.max_items
+        self.spec = spec
         self._head = spec.item.head
         self._understanding = Understanding(spec, macros)
         self._item_words = _item_words(spec)
         templates = [_template(spec, name) for name in spec.replies]
         self._templates = sorted(templates, key=lambda template: -template.literal_words)
 
-    def read(self, text: str) -> Said | None:
-        """The reply with this text (with or without prosody marks), None when it fits no template."""
+    def read(self, text: str, complete: bool = True) -> Said | None:
+        """The reply with this text (with or without prosody marks), None when it fits no template.
+
+        One that is not ``complete`` fits when all its fills are there.
+        """
         try:
             line = "".join(f"{word} " for word in normal_words(strip_marks(text)))
         except ProsodyTagError:
             return None
         for template in self._templates:
-            match = template.pattern.fullmatch(line)
+            match = (template.pattern if complete else template.begun).fullmatch(line)
             if match is None:
                 continue
             fills = dict(zip(template.fills, match.groups(), strict=True))
@@ -77,6 +82,16 @@ class ReplyReader:
             if all(items.values()):
                 return Said(template.do, template.action, items)
         return None
+
+    def understand(self, heard: str) -> Parsed:
+        """What a user's turn means, from its transcript."""
+        return self._understanding.parse(heard)
+
+    def around(self, fill: str) -> list[tuple[str, str]]:
+        """What stands before and after a fill in the replies that have no other, and have words before it."""
+        replies = [strip_marks(reply) for reply in self.spec.replies.values() if REPLY_FILL.findall(reply) == [fill]]
+        parts = (reply.split(f"{{{fill}}}") for reply in replies)
+        return [(before, after) for before, after in parts if before.strip()]
 
     def _items(self, words: str) -> tuple[Item, ...]:
         """The drinks a fill names, none when it holds anything else."""
@@ -91,21 +106,41 @@ class Tracker:
 
     def __init__(self, replies: ReplyReader) -> None:
         self.state = OrderState()
-        self._replies = replies
+        self._replies, self._understood = replies, True
 
-    def take(self, text: str) -> tuple[dict[str, Any], ...]:
-        """Read one complete reply.
+    @property
+    def note(self) -> str | None:
+        """What there is to remember of the order, as models are taught it; None: the latest reply is unknown."""
+        return note_text(self._replies.spec, self.state) if self._understood else None
+
+    def openings(self, heard: str) -> dict[str, str]:
+        """How the reply to what was heard goes on where that follows from the order, by the words before it.
+
+        Whether it is such a reply is the model's to say; what is read back, and what a drink is after a change, is not.
+        """
+        replies, found = self._replies, {}
+        if self.state.items:
+            order = items_text(replies.spec, self.state.items)
+            found = {before.strip(): f"{order}{after}" for before, after in replies.around("order")}
+        said = strip_marks(respond(replies.spec, self.state, replies.understand(heard))[0]) if heard.strip() else ""
+        changed = (before for before, _ in replies.around("changed") if said.startswith(before))
+        return found | {before.strip(): said[len(before) :] for before in changed}
+
+    def take(self, text: str, complete: bool = True) -> tuple[dict[str, Any], ...]:
+        """Read one reply.
 
         Returns:
-            The actions it stands for, in order, as the policy makes them: ``{"name": ..., "arguments": {...}}``.
+            The actions it stands for, in order, as the policy makes them: ``{"name": ..., "arguments": {...}}``; none
+            when it is not ``complete``.
         """
-        said = self._replies.read(text)
+        said = self._replies.read(text, complete)
+        self._understood = said is not None
         if said is None:
             return ()
         if said.do in (None, "confirm", "reopen", "place") and "order" in said.items:
             self.state = replace(self.state, items=said.items["order"])
         arguments = self._apply(said)
-        if arguments is None or said.action is None:
+        if arguments is None or said.action is None or not complete:
             return ()
         return ({"name": said.action, "arguments": arguments},)
 
@@ -116,7 +151,7 @@ class Tracker:
             case "add":
                 kept = () if state.status == "placed" else state.items
                 added = said.items.get("items", ())
-                if not added or len(kept) + len(added) > self._replies.max_items:
+                if not added or len(kept) + len(added) > self._replies.spec.item.max_items:
                     return None
                 self.state = OrderState((*kept, *added))
                 return {"items": [dict(item) for item in added]}
@@ -166,8 +201,15 @@ def _template(spec: DomainSpec, name: str) -> _Template:
     pieces = REPLY_FILL.split(strip_marks(spec.replies[name]))
     words = [normal_words(piece) for piece in pieces[::2]]
     texts = [re.escape("".join(f"{word} " for word in part)) for part in words]
-    pattern = texts[0] + "".join("((?:[^ ]+ )+?)" + text for text in texts[1:])
-    return _Template(re.compile(pattern), tuple(pieces[1::2]), sum(map(len, words)), do, action)
+    filled = texts[0] + "".join("((?:[^ ]+ )+?)" + text for text in texts[1:-1])
+    filled += "((?:[^ ]+ )+?)" if len(texts) > 1 else ""
+    pattern = filled + (texts[-1] if len(texts) > 1 else "")
+    begun = pattern
+    if len(texts) > 1 and words[-1]:  # its first word, and as many more as there are
+        more = "".join(f"(?:{re.escape(word)} " for word in words[-1][1:]) + ")?" * (len(words[-1]) - 1)
+        begun = f"{filled}{re.escape(words[-1][0])} {more}"
+    fills = tuple(pieces[1::2])
+    return _Template(re.compile(pattern), re.compile(begun), fills, sum(map(len, words)), do, action)
 
 
 def _item_words(spec: DomainSpec) -> frozenset[str]:
