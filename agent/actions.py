@@ -2,9 +2,9 @@
 
 - The domain that a model was trained for lies beside it as ``domain.yaml``; without one the agent only speaks.
 - An action is taken when its reply is complete. A reply that was interrupted, or cut off by a limit, does nothing, even
-  when all of its words had been written: the user has not heard them. But what it had understood is known. What is done
-  is done: the action of a reply that is truncated after its end is not taken back. Only what is known of the order is,
-  when the reply came too early.
+  when all of its words had been written: the user has not heard them. But what it had understood is known, and is done
+  with the next complete reply. What is done is done: the action of a reply that is truncated after its end is not taken
+  back. Only what is known of the order is, when the reply came too early.
 - What is known of the order follows the model's memory: a reply that is recalled counts again, and does nothing.
 - Words that were put into the agent's mouth are announced, not meant: they do nothing.
 """
@@ -79,7 +79,8 @@ class ActingEmitter:
         self._emit = emit
         self._text = ""
         self._apart = self._said = False
-        self._before = self._tracker.state  # the latest reply
+        self._owed: tuple[events.Action, ...] = ()  # what interrupted replies had understood
+        self._before: tuple[OrderState, tuple[events.Action, ...]] = OrderState(), ()  # the latest reply
 
     def note(self) -> str | None:
         """What the model has to remember of the order after a reply; None: only the model can know."""
@@ -88,6 +89,10 @@ class ActingEmitter:
     def openings(self, heard: str) -> dict[str, str]:
         """How the reply to what was heard has to go on, by the words it may begin with."""
         return self._tracker.openings(heard)
+
+    def take_back(self) -> None:
+        """The latest reply is forgotten, and what is known from it."""
+        self._tracker.state, self._owed = self._before
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
@@ -98,17 +103,27 @@ class ActingEmitter:
             case events.ReplyText():
                 self._text += event.text
             case events.ReplyDone():
-                self._before = self._tracker.state
-                if not self._said:
-                    actions = self._tracker.take(self._text, complete=event.status == "completed")
-                    event = replace(event, actions=tuple(events.Action(**action) for action in actions))
-                if self._apart:
-                    self._tracker.state = self._before
+                event = replace(event, actions=self._done(event.status == "completed"))
             case events.Recalled(reply=None):
-                self._tracker.state = self._before = OrderState()
+                self._before = OrderState(), ()
+                self.take_back()
             case events.Recalled(reply=str(reply)):
-                self._before = self._tracker.state
+                self._before = self._tracker.state, self._owed
                 self._tracker.take(reply)
             case events.ReplyTakenBack():
-                self._tracker.state = self._before
+                self.take_back()
         self._emit(event)
+
+    def _done(self, complete: bool) -> tuple[events.Action, ...]:
+        """What the reply that has ended did."""
+        self._before = self._tracker.state, self._owed
+        if self._said:
+            return ()
+        actions = tuple(events.Action(**action) for action in self._tracker.take(self._text, complete))
+        if self._apart:
+            self.take_back()
+            return actions if complete else ()
+        actions, self._owed = (*self._owed, *actions), ()
+        if not complete:
+            actions, self._owed = (), actions
+        return actions

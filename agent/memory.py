@@ -13,6 +13,8 @@ from models.runtime import Mode, StepOut
 from streaming import realtime_events as events
 from streaming.frames import whole_frames
 
+MOST_HEARD = 2_000  # characters that wait for an answer: later ones count
+
 
 class OrderBook(Protocol):
     """What was agreed so far, kept beside the model."""
@@ -22,6 +24,9 @@ class OrderBook(Protocol):
 
     def openings(self, heard: str) -> Mapping[str, str]:
         """How the reply to what was heard has to go on, by the words it may begin with."""
+
+    def take_back(self) -> None:
+        """The latest reply is forgotten."""
 
 
 class Memory:
@@ -81,8 +86,11 @@ class Memory:
             await self._listen(self._silence)
         self._tail_due = False
 
-    async def take_in(self, said: events.Line | np.ndarray) -> None:
-        """Hear a recording, read what the user typed, or remember what the agent said; what is too long is left out."""
+    async def take_in(self, said: events.Line | np.ndarray, *, aside: bool = False) -> None:
+        """Hear a recording, read what the user typed, or remember what the agent said; what is too long is left out.
+
+        What is taken in ``aside`` agrees nothing.
+        """
         self.latest, self.kept_frames = None, 0
         if isinstance(said, np.ndarray):
             self._hear("")
@@ -100,9 +108,11 @@ class Memory:
             await self._lane.recall(said.text)
             while not (await self._lane.step(None, Mode.SPEAK)).done:
                 pass
-            self._emit(events.Recalled(said.text))
-            self.unanswered, self._note_due = False, True
-            await self.settle()
+            self.unanswered = False
+            if not aside:
+                self._emit(events.Recalled(said.text))
+                self._note_due = True
+                await self.settle()
 
     def complete_transcript(self) -> None:
         """No more of the open turn's words come."""
@@ -111,7 +121,7 @@ class Memory:
             self._emit(events.UserTextDone(turn))
 
     def _hear(self, words: str) -> None:
-        self._heard = f"{self._heard if self.unanswered else ''}{words}"
+        self._heard = f"{self._heard if self.unanswered else ''}{words}"[-MOST_HEARD:]
         self.unanswered = True
 
     async def _listen(self, pcm: np.ndarray) -> StepOut:
@@ -151,6 +161,8 @@ class Memory:
             given = self.latest is not None and self.latest.options.say is not None
             await self.forget_unheard(0)
             self.unanswered = self.unanswered or not given
+            if self._order is not None and not given:
+                self._order.take_back()
         else:
             self.recollect = item
 
@@ -186,6 +198,8 @@ class Memory:
 
     async def prepare(self, options: events.CreateResponse, *, first: bool) -> None:
         """Know what the next reply has to answer, or to say; ``first``: there was none before it."""
+        if not self.unanswered:
+            self._heard = ""
         if options.say is not None:
             self.latest, self.kept_frames = None, 0
             await self._lane.read(options.say, say=True)
@@ -195,7 +209,7 @@ class Memory:
             await self._lane.step_aside()
             self.unanswered = False
             for said in options.context:
-                await self.take_in(said)
+                await self.take_in(said, aside=True)
         if not self.unanswered and self._prompts is not None:
             await self._lane.recall(self._prompts.first if first else self._prompts.later)
         elif self._order is not None:

@@ -5,6 +5,7 @@ the reply, faster than real time. :meth:`Engine.read` takes typed text, to be an
 ring of keys and values that each step writes in place.
 """
 
+import contextlib
 import enum
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 MAX_REPLY_FRAMES = 375  # 30 s
 LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
-MAX_NOTE_STEPS = 96
+MAX_NOTE_STEPS = 192
 NOTE_STEPS_A_FRAME = 4  # while the session is idle, so that no frame takes long
 BLOCKED = -1e9
 
@@ -244,8 +245,11 @@ class Engine:
             state.note = (*self._tokenizer.encode(text)[: MAX_NOTE_STEPS - 2], EOS)
 
     def expect(self, openings: Mapping[str, str], state: State) -> None:
-        """If the next reply begins with the words of an opening, it goes on as that says. Raises as :meth:`pieces`."""
-        state.openings = {opening: tuple(self._cut(rest)) for opening, rest in openings.items()}
+        """If the next reply begins with the words of an opening, it goes on as that says, unless that is too long."""
+        state.openings = {}
+        for opening, rest in openings.items():
+            with contextlib.suppress(ValueError):
+                state.openings[opening] = self._cut(rest)
 
     def aside(self, state: State) -> State:
         """A state that remembers nothing and goes on hearing what ``state`` hears: use one of the two at a time."""

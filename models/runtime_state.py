@@ -1,7 +1,7 @@
 """What a session carries from frame to frame."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,7 +33,7 @@ class State:
     heard_last: int = PAD  # of the transcript, when the reply began
     reply_start: int = 0
     reply_steps: int = 0
-    script: deque[SpokenPiece] | None = None  # pieces that the next reply has to say; None: what the model wants to
+    script: deque[SpokenPiece] | None = None  # pieces that the reply still has to say; None: what the model wants to
     recalled: bool = False  # the script is a reply like any other, to be remembered
     waited: int = 0  # steps since the last of them
     recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it
@@ -48,7 +48,7 @@ class State:
     note_piece: int = BOS  # its latest piece
     note: tuple[int, ...] | None = None  # its pieces; None: what the model wants to
     said: str = ""  # of the reply
-    openings: Mapping[str, Sequence[SpokenPiece]] = field(default_factory=dict)  # how a reply that begins so goes on
+    openings: dict[str, Sequence[SpokenPiece]] = field(default_factory=dict)  # how a reply that begins so goes on
 
     def encode(self, pcm: np.ndarray) -> np.ndarray:
         """Codes of one frame of the user, float32 [frame_size]."""

@@ -26,6 +26,13 @@ def reply(emitter: ActingEmitter, status: events.ResponseStatus, *pieces: str) -
     emitter(events.ReplyDone(status, None if status == "completed" else "why", events.Usage(1, 2, 3)))
 
 
+def done(seen: list[events.Event]) -> tuple[events.Action, ...]:
+    """What the latest reply did."""
+    latest = seen[-1]
+    assert isinstance(latest, events.ReplyDone)
+    return latest.actions
+
+
 def test_a_complete_reply_acts(actions: Actions) -> None:
     """Every event passes unchanged, in order; the last one of a complete reply says what it did."""
     seen: list[events.Event] = []
@@ -54,7 +61,7 @@ def test_words_that_were_given_do_nothing(actions: Actions) -> None:
 
 @pytest.mark.parametrize("status", ["cancelled", "incomplete"])
 def test_an_interrupted_reply_does_nothing(actions: Actions, status: events.ResponseStatus) -> None:
-    """Even with all its words written. But what it had understood before is known, to the model and to what follows."""
+    """Even with all its words written. But what it had understood is known, and done with the next complete reply."""
     seen: list[events.Event] = []
     emitter = ActingEmitter(actions.replies, seen.append)
     reply(emitter, status, "Okay, a lat")
@@ -66,11 +73,14 @@ def test_an_interrupted_reply_does_nothing(actions: Actions, status: events.Resp
     assert emitter.note() == "latte"
     reply(emitter, "completed", "Okay, a small mocha. Anything else?")
     assert emitter.note() == "latte, mocha small"
-    reply(emitter, status, "So that is")
+    mocha = events.Action("add_items", {"items": [{"size": "small", "coffeeDrink": "mocha"}]})
+    assert done(seen) == (LATTE, mocha)
+    for broken_off in ("You ordered a latte", "Okay, I canceled your order.", "Great, your order is coming right up."):
+        reply(emitter, status, broken_off)
+        assert done(seen) == ()
     reply(emitter, "completed", "Great, your order is coming right up.")
-    assert isinstance(done := seen[-1], events.ReplyDone)
     drinks = [{"coffeeDrink": "latte"}, {"size": "small", "coffeeDrink": "mocha"}]
-    assert [action.arguments for action in done.actions] == [{"items": drinks}]
+    assert done(seen) == (events.Action("place_order", {"items": drinks}),)
 
 
 def test_a_reply_that_is_taken_back_leaves_the_order_as_it_was(actions: Actions) -> None:

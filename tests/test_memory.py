@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent.actions import ActingEmitter, load_actions
-from agent.inbox import Prompts
+from agent.inbox import Prompts, Recollect
 from agent.memory import Memory
 from agent.pacing import Pacer
 from agent.reply import Reply, ReplyConfig
@@ -331,7 +331,10 @@ async def test_a_reply_is_noted_as_it_was_understood() -> None:
         def openings(self, heard: str) -> dict[str, str]:
             return {"You said": heard}
 
-    engine = FakeEngine(reply_frames=2)
+        def take_back(self) -> None:
+            taken_back.append(True)
+
+    engine, taken_back = FakeEngine(reply_frames=2), list[bool]()
     async with Worker(engine) as worker:
         memory = Memory(await worker.open(), lambda _: None, None, Book())
         state = state_of(engine)
@@ -352,12 +355,23 @@ async def test_a_reply_is_noted_as_it_was_understood() -> None:
             assert state.openings == {"You said": said}
         memory.take_back()  # the answer came too early
         await memory.take_in(events.Line("user", "please"))
-        aside = events.CreateResponse(context=(events.Line("user", "and who are you"),))
+        context = (events.Line("user", "who are you"), events.Line("assistant", "a mocha"), events.Line("user", "oh"))
+        aside = events.CreateResponse(context=context, apart=True)
         await memory.prepare(aside, first=False)
         await memory.abandon(aside)
         assert state.openings == {"You said": " and milk"}
         await memory.prepare(events.CreateResponse(), first=False)
         assert state.openings == {"You said": " and milk please"}
+        await memory.prepare(events.CreateResponse(), first=False)  # nothing was said since
+        memory.take_back()
+        await memory.take_in(events.Line("user", "yes"))
+        await memory.prepare(events.CreateResponse(), first=False)
+        assert state.openings == {"You said": " yes"}
+        reply.pacer.sent(0.0, 0.08)
+        memory.close(reply)
+        await memory.change(Recollect(tuple, latest_reply=True))
+    assert taken_back == [True]
+    assert [one.notes for one in engine.states] == [["latte", "latte, mocha"], []]
 
 
 def test_the_order_follows_the_memory(shipped_models: Any) -> None:

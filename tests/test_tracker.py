@@ -174,3 +174,12 @@ def test_no_words_are_too_strange_to_go_on_from(replies: ReplyReader) -> None:
         openings = tracker.openings(" ".join(rng.choices(words, k=rng.randrange(8))))
         assert all(before and after for before, after in openings.items())
         tracker.take(rng.choice(said))
+
+
+def test_an_opening_that_others_share_is_none(tmp_path: Path) -> None:
+    """Where another reply begins with the same words, it is the model's to say which it is, and how it goes on."""
+    lines = COFFEE.read_text("utf8").replace('"You ordered {order}."', '"Okay, {order}."')
+    (tmp_path / "domain.yaml").write_text(lines, "utf8")
+    tracker = Tracker(ReplyReader(*read_domain_file(tmp_path / "domain.yaml")))
+    tracker.take(ORDER_MOCHA)
+    assert list(tracker.openings("with milk")) == ["So that is", "Okay, now"]

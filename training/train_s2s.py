@@ -106,7 +106,7 @@ def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConf
 def validate_written(
     model: S2S, written: Callable[[np.random.Generator], list[WrittenTurn]], frames: int
 ) -> dict[str, float]:
-    """The share of WRITTEN_CHECKS written dialogues whose every reply and note is right, told all words before."""
+    """The share of written dialogues whose every reply and note is right, told all words before."""
     batcher = Batcher([], model.config, frames, 0.0, WRITTEN_SEED, written, 1.0)
     whole: list[float] = []
     with evaluating(model):

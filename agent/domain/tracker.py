@@ -5,7 +5,7 @@
   nothing.
 - The order is kept as said. A reply that names the whole order puts it right, silently; a change that the known order
   has no place for causes no action.
-- A reply that was broken off after it had named its drinks is known by them, but takes no action.
+- A reply that was broken off after it had named its drinks has done to the order what it would have.
 """
 
 import re
@@ -41,7 +41,7 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class _Template:
     pattern: re.Pattern[str]  # over words, each followed by a space
-    begun: re.Pattern[str]  # the same, broken off anywhere after the word that follows the last fill
+    begun: re.Pattern[str]  # the same, broken off after the last fill; nothing, when what follows cannot tell its end
     fills: tuple[str, ...]
     literal_words: int
     do: Operation | None
@@ -67,7 +67,7 @@ class ReplyReader:
     def read(self, text: str, complete: bool = True) -> Said | None:
         """The reply with this text (with or without prosody marks), None when it fits no template.
 
-        One that is not ``complete`` fits when all its fills are there.
+        One that is not ``complete`` fits when it has fills, and all of them are there.
         """
         try:
             line = "".join(f"{word} " for word in normal_words(strip_marks(text)))
@@ -88,10 +88,13 @@ class ReplyReader:
         return self._understanding.parse(heard)
 
     def around(self, fill: str) -> list[tuple[str, str]]:
-        """What stands before and after a fill in the replies that have no other, and have words before it."""
-        replies = [strip_marks(reply) for reply in self.spec.replies.values() if REPLY_FILL.findall(reply) == [fill]]
-        parts = (reply.split(f"{{{fill}}}") for reply in replies)
-        return [(before, after) for before, after in parts if before.strip()]
+        """What stands before and after a fill in the replies that have no other, and that no other begins like."""
+        replies = [strip_marks(reply) for reply in self.spec.replies.values()]
+        parts = (reply.split(f"{{{fill}}}") for reply in replies if REPLY_FILL.findall(reply) == [fill])
+        return [
+            (before, after) for before, after in parts
+            if before.strip() and sum(reply.startswith(before.strip()) for reply in replies) == 1
+        ]  # fmt: skip
 
     def _items(self, words: str) -> tuple[Item, ...]:
         """The drinks a fill names, none when it holds anything else."""
@@ -130,17 +133,18 @@ class Tracker:
         """Read one reply.
 
         Returns:
-            The actions it stands for, in order, as the policy makes them: ``{"name": ..., "arguments": {...}}``; none
-            when it is not ``complete``.
+            The actions it stands for, in order, as the policy makes them: ``{"name": ..., "arguments": {...}}``.
         """
         said = self._replies.read(text, complete)
+        if said is not None and not complete and said.do in ("place", "clear"):
+            said = None  # too much to do for a reply that was not heard
         self._understood = said is not None
         if said is None:
             return ()
         if said.do in (None, "confirm", "reopen", "place") and "order" in said.items:
             self.state = replace(self.state, items=said.items["order"])
         arguments = self._apply(said)
-        if arguments is None or said.action is None or not complete:
+        if arguments is None or said.action is None:
             return ()
         return ({"name": said.action, "arguments": arguments},)
 
@@ -204,8 +208,8 @@ def _template(spec: DomainSpec, name: str) -> _Template:
     filled = texts[0] + "".join("((?:[^ ]+ )+?)" + text for text in texts[1:-1])
     filled += "((?:[^ ]+ )+?)" if len(texts) > 1 else ""
     pattern = filled + (texts[-1] if len(texts) > 1 else "")
-    begun = pattern
-    if len(texts) > 1 and words[-1]:  # its first word, and as many more as there are
+    begun = "(?!)"
+    if len(texts) > 1 and words[-1] and words[-1][0] not in _item_words(spec):  # it, and as many more as there are
         more = "".join(f"(?:{re.escape(word)} " for word in words[-1][1:]) + ")?" * (len(words[-1]) - 1)
         begun = f"{filled}{re.escape(words[-1][0])} {more}"
     fills = tuple(pieces[1::2])
