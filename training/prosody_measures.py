@@ -81,13 +81,15 @@ def final_slope_st(spoken: Spoken, first: int, last: int) -> float:
 
 
 def silence_s(spoken: Spoken, before: int) -> float:
-    """Longest silence between the middles of the word ``before`` and the one after it, in seconds."""
-    _, start, end = spoken.words[before]
-    _, next_start, next_end = spoken.words[before + 1]
-    quiet = spoken.part(spoken.level_db, (start + end) / 2, (next_start + next_end) / 2)
+    """All silence around the place after the word ``before``, in seconds.
+
+    Counted from the middle of the word before that one to the middle of the next but one: an aligner may put a short
+    word, such as an article, on the wrong side of a pause. Gaps within words (stops) are in both of two sentences.
+    """
+    first, last = (spoken.words[min(max(at, 0), len(spoken.words) - 1)] for at in (before - 1, before + 2))
+    quiet = spoken.part(spoken.level_db, sum(first[1:]) / 2, sum(last[1:]) / 2)
     quiet = quiet < spoken.level_db.max() + SILENCE_DB
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(np.int8), [0]])))
-    return float(np.max(np.diff(edges)[::2], initial=0) * STEP_S)
+    return float(quiet.sum() * STEP_S)
 
 
 def emphasis(plain: Spoken, tagged: Spoken, word: int) -> tuple[float, float, float]:
