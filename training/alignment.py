@@ -15,7 +15,7 @@ from training.tts import SAMPLE_RATE, Segment
 
 _RECOGNISER_RATE = 16000
 _FRAME_S = 0.01
-_DITHER = 1e-4  # without a little noise no path leads through digital silence
+_DITHER = 3e-4  # without a little noise no path leads through digital silence
 _MARGINS_S = (0.0, 0.25, 0.1, 0.4)  # silence around the speech: some sentences have a path only with or without it
 
 
