@@ -176,6 +176,7 @@ async def test_the_user_may_interrupt_after_coming_back() -> None:
         await second.wait_for("response.output_audio.delta", 2)
         second.speak(spoken_turn(after_s=0.1))
         done = await second.wait_for("response.done")
+        await eventually(lambda: bool(engine.states[0].truncations))  # the model is told after the client
     assert done["response"]["status"] == "cancelled"
     assert 5 <= engine.states[0].truncations[0] <= 20
 
