@@ -123,7 +123,6 @@ class ActingEmitter:
         if self._apart:
             self.take_back()
             return actions if complete else ()
-        actions, self._owed = (*self._owed, *actions), ()
-        if not complete:
-            actions, self._owed = (), actions
-        return actions
+        actions = (*self._owed, *actions)
+        self._owed = () if complete else actions
+        return actions if complete else ()

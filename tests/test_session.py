@@ -461,32 +461,28 @@ async def test_client_cancel() -> None:
     assert len(state_of(engine).truncations) == 1
 
 
-async def test_client_truncates() -> None:
-    """conversation.item.truncate after a reply reaches the engine, once and only downward."""
-    engine, client = FakeEngine(reply_frames=10), FakeClient()
+async def truncations(engine: FakeEngine, *ends_ms: int) -> list[int]:
+    """What the engine is told of a client that truncates its first reply at these places."""
+    client = FakeClient()
     async with serving(engine, client) as session:
         client.speak(spoken_turn())
         done = await client.wait_for("response.done")
         item_id = done["response"]["output"][0]["id"]
-        for end_ms in (400, 400, 240):
+        for end_ms in ends_ms:
             client.say("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=end_ms)
-        await client.wait_for("conversation.item.truncated", 3)
+        await client.wait_for("conversation.item.truncated", len(ends_ms))
         await eventually(lambda: session.conversation.idle)
-    assert state_of(engine).truncations == [5, 3]
+    return state_of(engine).truncations
+
+
+async def test_client_truncates() -> None:
+    """conversation.item.truncate after a reply reaches the engine, once and only downward."""
+    assert await truncations(FakeEngine(reply_frames=10), 400, 400, 240) == [5, 3]
 
 
 async def test_what_a_client_heard_counts_from_the_first_sample_sent() -> None:
     """The silence that a reply begins with is not sent: 40 ms later its second frame sounds, not still the first."""
-    engine, client = FakeEngine(reply_frames=10, silent_samples=1_200), FakeClient()
-    async with serving(engine, client) as session:
-        client.speak(spoken_turn())
-        done = await client.wait_for("response.done")
-        item_id = done["response"]["output"][0]["id"]
-        for end_ms in (120, 40, 0):
-            client.say("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=end_ms)
-        await client.wait_for("conversation.item.truncated", 3)
-        await eventually(lambda: session.conversation.idle)
-    assert state_of(engine).truncations == [3, 2, 0]
+    assert await truncations(FakeEngine(reply_frames=10, silent_samples=1_200), 120, 40, 0) == [3, 2, 0]
 
 
 async def test_stale_audio_is_dropped_at_the_last_hop() -> None:

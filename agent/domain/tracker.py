@@ -61,7 +61,8 @@ class ReplyReader:
         self._head = spec.item.head
         self._understanding = Understanding(spec, macros)
         self._item_words = _item_words(spec)
-        templates = [_template(spec, name) for name in spec.replies]
+        self.around = {fill: _around(spec, fill) for fill in ("order", "changed")}
+        templates = [_template(spec, name, self._item_words) for name in spec.replies]
         self._templates = sorted(templates, key=lambda template: -template.literal_words)
 
     def read(self, text: str, complete: bool = True) -> Said | None:
@@ -86,15 +87,6 @@ class ReplyReader:
     def understand(self, heard: str) -> Parsed:
         """What a user's turn means, from its transcript."""
         return self._understanding.parse(heard)
-
-    def around(self, fill: str) -> list[tuple[str, str]]:
-        """What stands before and after a fill in the replies that have no other, and that no other begins like."""
-        replies = [strip_marks(reply) for reply in self.spec.replies.values()]
-        parts = (reply.split(f"{{{fill}}}") for reply in replies if REPLY_FILL.findall(reply) == [fill])
-        return [
-            (before, after) for before, after in parts
-            if before.strip() and sum(reply.startswith(before.strip()) for reply in replies) == 1
-        ]  # fmt: skip
 
     def _items(self, words: str) -> tuple[Item, ...]:
         """The drinks a fill names, none when it holds anything else."""
@@ -124,9 +116,9 @@ class Tracker:
         replies, found = self._replies, {}
         if self.state.items:
             order = items_text(replies.spec, self.state.items)
-            found = {before.strip(): f"{order}{after}" for before, after in replies.around("order")}
+            found = {before.strip(): f"{order}{after}" for before, after in replies.around["order"]}
         said = strip_marks(respond(replies.spec, self.state, replies.understand(heard))[0]) if heard.strip() else ""
-        changed = (before for before, _ in replies.around("changed") if said.startswith(before))
+        changed = (before for before, _ in replies.around["changed"] if said.startswith(before))
         return found | {before.strip(): said[len(before) :] for before in changed}
 
     def take(self, text: str, complete: bool = True) -> tuple[dict[str, Any], ...]:
@@ -198,7 +190,17 @@ def nearest(items: tuple[Item, ...], changed: Item) -> int:
     return min(range(len(items) - 1, -1, -1), key=differing)
 
 
-def _template(spec: DomainSpec, name: str) -> _Template:
+def _around(spec: DomainSpec, fill: str) -> list[tuple[str, str]]:
+    """What stands before and after a fill in the replies that have no other, and that no other begins like."""
+    replies = [strip_marks(reply) for reply in spec.replies.values()]
+    parts = (reply.split(f"{{{fill}}}") for reply in replies if REPLY_FILL.findall(reply) == [fill])
+    return [
+        (before, after) for before, after in parts
+        if before.strip() and sum(reply.startswith(before.strip()) for reply in replies) == 1
+    ]  # fmt: skip
+
+
+def _template(spec: DomainSpec, name: str, item_words: frozenset[str]) -> _Template:
     rules = [rule for rule in spec.rules if rule.reply == name]
     effects = {(rule.do, rule.action) for rule in rules}
     do, action = effects.pop() if len(effects) == 1 else (None, None)  # several: none of them has an action
@@ -209,7 +211,7 @@ def _template(spec: DomainSpec, name: str) -> _Template:
     filled += "((?:[^ ]+ )+?)" if len(texts) > 1 else ""
     pattern = filled + (texts[-1] if len(texts) > 1 else "")
     begun = "(?!)"
-    if len(texts) > 1 and words[-1] and words[-1][0] not in _item_words(spec):  # it, and as many more as there are
+    if len(texts) > 1 and words[-1] and words[-1][0] not in item_words:  # it, and as many more as there are
         more = "".join(f"(?:{re.escape(word)} " for word in words[-1][1:]) + ")?" * (len(words[-1]) - 1)
         begun = f"{filled}{re.escape(words[-1][0])} {more}"
     fills = tuple(pieces[1::2])
