@@ -2,9 +2,18 @@ import numpy as np
 import pytest
 
 from models.prosody import canonical
-from training.spoken_words import SpokenWord, measure_words, phone_lengths, pitch_track, propose_marks, speaker_median
+from training.spoken_words import (
+    SpokenWord,
+    measure_words,
+    phone_lengths,
+    pitch_track,
+    propose_marks,
+    speaker_median,
+    usual_gaps,
+)
 
 RATE = 24_000
+NO_GAPS = {False: 0.0, True: 0.0}
 
 
 def _tone(hz: np.ndarray, level: float = 0.3) -> np.ndarray:
@@ -40,12 +49,13 @@ def test_silence_has_no_pitch() -> None:
     track = pitch_track(np.zeros(RATE, np.float32))
     words = measure_words([("a", 0.0, 0.3), ("b", 0.8, 1.0)], (), track, speaker_median([track[0]]), {})
     assert words[0].pitch_st is None
-    assert propose_marks(words) == [(), ("<pause_long>",)]
+    assert propose_marks(words, NO_GAPS) == [(), ("<pause_long>",)]
 
 
 def _marked(index: int, **changes: float) -> list[tuple[str, ...]]:
     names = ["well,", "he", "counted", "elephants", "in", "gardens."]
-    return propose_marks([_word(name, 0.3 * i, **(changes if i == index else {})) for i, name in enumerate(names)])
+    words = [_word(name, 0.3 * i, **(changes if i == index else {})) for i, name in enumerate(names)]
+    return propose_marks(words, NO_GAPS)
 
 
 def test_marks_say_what_was_done() -> None:
@@ -62,11 +72,25 @@ def test_marks_say_what_was_done() -> None:
     assert _marked(3, gap=0.6)[3] == ("<pause_long>",)
 
 
+def test_pauses_are_longer_than_usual() -> None:
+    """Who rests for .3 s at every comma has marked none of them; without a comma, that is a pause."""
+    clip = [
+        _word(name, 0.3 * i, gap=0.3 * (i % 2)) for i, name in enumerate(["so,", "it,", "is", "all,", "well,", "now."])
+    ]
+    usual = usual_gaps([clip[:2], clip[2:4], clip[4:]])
+    assert usual == {True: 0.3, False: 0.3}
+    assert usual_gaps([[]]) == NO_GAPS
+    rests = [_word("so,", 0.0), _word("it", 0.6, gap=0.3), _word("goes,", 1.2, gap=0.3), _word("then,", 2.0, gap=0.5),
+             _word("on.", 3.0, gap=0.8)]  # fmt: skip
+    marks = propose_marks(rests, {True: 0.3, False: 0.0})
+    assert marks == [(), (), ("<pause_short>",), ("<pause_short>",), ("<pause_long>",)]
+
+
 def test_marks_are_canonical() -> None:
     """A phrase that lies low is marked once, where it begins, and the text with its marks is as it is to be."""
     names = ["so", "it", "goes,", "my", "friend."]
     words = [_word(name, 0.3 * i, pitch=-4.0 if i > 2 else 0.0, move=4.0 * (i == 4)) for i, name in enumerate(names)]
-    marks = propose_marks(words)
+    marks = propose_marks(words, NO_GAPS)
     assert marks[3] == ("<pitch_low>",)
     assert marks[4] == ("<pitch_rising>",)
     text = " ".join("".join(mark) + name for mark, name in zip(marks, names, strict=True))

@@ -32,7 +32,7 @@ from training.audio_data import read_audio
 from training.long_alignment import Heard, LongAlignmentError, Span, TranscriptRecogniser, find_spans
 from training.marked_transcript import MarkedWord, TranscriptError, read_transcript, to_text
 from training.segment_audio import SegmentError, read_manifest
-from training.spoken_words import measure_words, phone_lengths, pitch_track, propose_marks, speaker_median
+from training.spoken_words import measure_words, phone_lengths, pitch_track, propose_marks, speaker_median, usual_gaps
 from training.tts import Segment
 
 FORMAT = "repartee-prosody-dataset"
@@ -143,10 +143,11 @@ def mark_by_measure(clips: Sequence[Clip]) -> list[list[MarkedWord]]:
     """The words of every clip, with measured marks where the transcript has none."""
     middle = speaker_median([clip.track[0] for clip in clips])
     usual = phone_lengths([phone for clip in clips for phone in clip.phones])
+    measured = [measure_words(clip.times, clip.phones, clip.track, middle, usual) for clip in clips]
+    gaps = usual_gaps(measured)
     marked = []
-    for clip in clips:
-        measured = measure_words(clip.times, clip.phones, clip.track, middle, usual)
-        proposals = propose_marks(measured)
+    for clip, spoken in zip(clips, measured, strict=True):
+        proposals = propose_marks(spoken, gaps)
         marked.append(
             [replace(word, marks=word.marks or proposal) for word, proposal in zip(clip.words, proposals, strict=True)]
         )

@@ -5,7 +5,8 @@ Pitch is counted in semitones above the speaker's median, so that a mark means t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ QUIET_BELS = 3.5  # below the loudest hop of a clip: what is softer has no pitch
 OCTAVE_JUMP = 0.6  # octaves from the clip's median: a tracking error
 MIN_VOICED_HOPS = 4
 
-PAUSE_SHORT_S, PAUSE_LONG_S = 0.15, 0.5
+PAUSE_SHORT_S, PAUSE_LONG_S = 0.15, 0.5  # longer than usual at such a place
 LEVEL_ST = 2.0  # that a phrase's median is above or below the speaker's
 MOVE_ST = 3.0  # from the first to the last third of a phrase's last word
 STRESS_DB, STRESS_LENGTH, STRESS_ST = 2.0, 1.25, 1.0  # of a word against its phrase
@@ -112,14 +113,29 @@ def measure_words(
     return measured
 
 
-def propose_marks(words: Sequence[SpokenWord]) -> list[tuple[str, ...]]:
+def usual_gaps(clips: Sequence[Sequence[SpokenWord]]) -> dict[bool, float]:
+    """Usual silence before a word in seconds, after punctuation (True) and elsewhere: medians over a recording."""
+    gaps: dict[bool, list[float]] = {False: [], True: []}
+    for words in clips:
+        for before, word in itertools.pairwise(words):
+            gaps[_bounds(before)].append(word.gap_s)
+    return {bounds: float(np.median(values)) if values else 0.0 for bounds, values in gaps.items()}
+
+
+def _bounds(word: SpokenWord) -> bool:
+    return not word.name[-1:].isalnum()
+
+
+def propose_marks(words: Sequence[SpokenWord], usual: Mapping[bool, float]) -> list[tuple[str, ...]]:
     """The prosody tokens before each word that its measures amount to, in their canonical places.
 
     What each token acts on is told in :mod:`models.prosody`. A phrase that lies higher or lower than the speaker's
-    usual pitch is marked where it begins; a rise or fall counts in its last word.
+    usual pitch is marked where it begins; a rise or fall counts in its last word. A pause is what is longer than usual:
+    a speaker rests at a comma without being told to.
 
     Args:
         words: as written, punctuation included: it bounds the phrases.
+        usual: of :func:`usual_gaps`.
     """
     plan = plan_delivery(" ".join(word.name for word in words))
     assert len(plan) == len(words), "a word is one token of the text"
@@ -131,7 +147,8 @@ def propose_marks(words: Sequence[SpokenWord]) -> list[tuple[str, ...]]:
         level = "" if abs(middle) < LEVEL_ST else LEVELS[middle < 0]
         usual_db = float(np.median([word.level_db for word in part]))
         for index, word in zip(places, part, strict=True):
-            pause = "" if word.gap_s < PAUSE_SHORT_S or not index else PAUSES[word.gap_s >= PAUSE_LONG_S]
+            longer = word.gap_s - usual[_bounds(words[index - 1])] if index else 0.0
+            pause = "" if longer < PAUSE_SHORT_S else PAUSES[longer >= PAUSE_LONG_S]
             above = 0.0 if word.pitch_st is None else word.pitch_st - middle
             louder = word.level_db - usual_db
             emph = len(part) > 1 and louder >= STRESS_DB and word.length >= STRESS_LENGTH and above >= STRESS_ST

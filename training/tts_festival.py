@@ -117,7 +117,7 @@ def _festival(voice: str) -> _Festival:
 
 
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
-    """Speaks with ``festival:slt`` (or the name of any ``voice_...`` function), or with ``festival:bdl?speed=1&size=1``.
+    """Speaks with ``festival:slt``, any ``voice_...`` function of festival, or ``festival:bdl?speed=1&size=1``.
 
     bdl and clb have options: ``speed`` (0.5 to 2), and ``size`` (0.7 to 1.4), which moves pitch and formants together.
 
