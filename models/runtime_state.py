@@ -36,6 +36,7 @@ class State:
     script: deque[SpokenPiece] | None = None  # pieces that the reply still has to say; None: what the model wants to
     recalled: bool = False  # the script is a reply like any other, to be remembered
     waited: int = 0  # steps since the last of them
+    unwritten: float = 1.0  # probability that the model would not have written the next one by now
     recent: list[int] = field(default_factory=lambda: [PAD] * 4)  # as FrameInput has it
     recent_log: list[list[int]] = field(default_factory=list)  # before every step since the reply began
     injected: deque[int] = field(default_factory=deque)  # prosody tokens that the reply has still to take
@@ -66,10 +67,10 @@ class State:
         return np.clip(pcm, -1.0, 1.0)
 
     def drop_injected(self) -> None:
-        """The reply has ended, and with it what it should still have taken."""
+        """The reply has ended, and with it what it should still have taken and waited for."""
         self.injected.clear()
         self.put_off, self.owed = 0, None
-        self.pausing, self.emphasis = 0, NO_WORD
+        self.pausing, self.emphasis, self.unwritten = 0, NO_WORD, 1.0
 
     def copy(self) -> "State":
         """Another session that goes on from here; the two share nothing."""

@@ -123,16 +123,20 @@ def read_tokens(tokens: Sequence[str | int]) -> tuple[str, ...]:
 
 
 def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State, due: bool) -> SpokenPiece:
-    """The next piece of a script when it is due, or the model would write one, or after the token it belongs to."""
+    """The next piece of a script when it is due, or the model would have written one, or after the token it belongs to.
+
+    When that is, the model has a distribution of; the piece comes at its median. To wait until one step alone is more
+    likely than not to have it is to wait for ever where the model is unsure of the step.
+    """
     if not script:
         state.waited += 1
         ended = greedy(row) == EOS or state.waited > MAX_WAIT
         return SpokenPiece(EOS, "", False) if ended else _NOTHING
-    others = np.logaddexp.reduce(np.delete(row, PAD))
+    state.unwritten *= float(np.exp(row[PAD] - np.logaddexp.reduce(row)))
     # a word comes right after its prosody token; a pause has its silence before the next word
     marked = state.waited == 0 and state.reply_steps > 1 and prosody_token(last) not in ("", *PAUSES)
-    if due or marked or others > row[PAD] or state.waited >= MAX_WAIT:
-        state.waited = 0
+    if due or marked or state.unwritten < 0.5 or state.waited >= MAX_WAIT:
+        state.waited, state.unwritten = 0, 1.0
         return script.popleft()
     state.waited += 1
     return _NOTHING

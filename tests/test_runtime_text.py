@@ -1,3 +1,4 @@
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ from models.errors import ProsodyTagError
 from models.runtime import Engine, Mode, StepOut
 from models.runtime_state import State
 from models.runtime_talker import Mark
-from models.runtime_text import MAX_WAIT_FOR_WORD, enter_now, internal_ids, next_piece
-from models.tokenizer import EOS, PAD, prosody_token
+from models.runtime_text import MAX_WAIT, MAX_WAIT_FOR_WORD, enter_now, internal_ids, next_piece
+from models.tokenizer import EOS, PAD, SpokenPiece, prosody_token
 from tests.tiny import speech_like, tokenizer
 
 PIECES = tokenizer()
@@ -95,6 +96,17 @@ def test_a_word_is_not_cut_when_it_ends_in_time(state: State) -> None:
 def test_the_end_takes_no_token(state: State) -> None:
     """Where the model ends its reply there is nothing left to change."""
     assert _writes([LATTE], state, {1: [LOW]}) == [LATTE, EOS]
+
+
+@pytest.mark.parametrize(("chance", "waits"), [(0.9, 0), (0.4, 1), (0.1, 6), (0.0, MAX_WAIT)])
+def test_a_piece_of_a_script_comes_at_the_median_of_its_time(state: State, chance: float, waits: int) -> None:
+    """A model that would write it with this chance at every step has written it by then as likely as not."""
+    logits = np.full((1, 1, len(PIECES)), -30.0, np.float32)
+    logits[..., PAD], logits[..., LATTE] = np.log(1.0 - chance), np.log(max(chance, 1e-9))
+    state.script = deque([SpokenPiece(LARGE, " large", True), SpokenPiece(LATTE, " latte", True)])
+    for word in (LARGE, LATTE):  # what it waited for the first has nothing to do with the second
+        written = [next_piece(logits, PAD, state, PIECES)[0].token for _ in range(waits + 1)]
+        assert written == [PAD] * waits + [word]
 
 
 def test_tokens_have_names_and_ids() -> None:
@@ -193,6 +205,7 @@ def test_what_a_reply_did_not_take_ends_with_it(engine: Engine) -> None:
             engine.step(speech_like(0.1)[:1920], state, Mode.LISTEN)
         assert not state.injected
         assert state.owed is None
+        assert state.unwritten == 1.0
 
 
 def test_a_fork_takes_no_tokens_along(engine: Engine) -> None:
