@@ -11,8 +11,17 @@ def greedy(logits: np.ndarray) -> int:
     return int(np.argmax(logits.reshape(-1)))
 
 
+def median(logits: np.ndarray) -> int:
+    """The least level [levels] that at least half of the probability is at or below."""
+    mass = np.cumsum(np.exp(logits - logits.max()))
+    return int(np.searchsorted(mass, 0.5 * mass[-1]))
+
+
 class CodeSampler:
-    """One code a group from the logits of all quantiser dimensions, most likely level each.
+    """One code a group from the logits of all quantiser dimensions, the median level of each.
+
+    Levels are in order, so the median is the one with the least expected distance. The likeliest one is the same where
+    the talker is sure; where it is not, that is silence and a monotone more often than they are meant.
 
     Args:
         groups: levels of every dimension, by group.
@@ -39,7 +48,7 @@ class CodeSampler:
         picks = []
         for dim, (a, b) in enumerate(pairwise(self._edges)):
             inner = told[dim] / (1.0 + np.exp(-told[dim]))
-            picks.append(int(np.argmax(row[a:b] + self._leave[dim] @ inner)))
+            picks.append(median(row[a:b] + self._leave[dim] @ inner))
             told[dim + 1 :] += self._values[dim][picks[-1]] * self._told[dim, dim + 1 :]
         codes, start = [], 0
         for radix in self._radix:

@@ -11,6 +11,7 @@ speaker plays comes back through a measured room, late, with noise, mixed with t
 - A turn, a hold or an interruption is the agent's own doing when the user was silent for a second before it.
 - Caught: a turn of the user began while, or at most a second after, something was said over a reply. From its onset to
   the last sound of the speaker; live, with what the sound server's buffers add.
+- ``--room none`` is a user with headphones: no echo, all else the same.
 - AECMOS (0 to 5, echo and other degradation, far end alone) is there where the package speechmos is.
 """
 
@@ -35,6 +36,7 @@ from streaming.frames import SAMPLE_RATE_HZ, FloatArray
 from streaming.resample import resample
 
 SETTINGS = ("room", "delay_ms", "user_db", "drift_ppm", "jump_ms")
+HEADPHONES = "none"
 _MOS_RATE_HZ = 16_000
 _MOS_S = 15
 
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speech", type=Path, metavar="DIR", required=True, help="recordings, with manifest.jsonl")
     parser.add_argument("--rooms", type=Path, metavar="DIR", required=True, help="room responses, NAME.wav")
     parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="of each conversation (default: 10)")
-    parser.add_argument("--room", nargs="+", default=["rir4"], metavar="NAME", help="(default: rir4)")
+    parser.add_argument("--room", nargs="+", default=["rir4"], metavar="NAME", help="(default: rir4; none: headphones)")
     parser.add_argument("--delay_ms", nargs="+", type=float, default=[60.0], metavar="MS", help="of the devices")
     parser.add_argument("--user_db", nargs="+", type=float, default=[3.0], metavar="DB", help="user over echo")
     parser.add_argument("--drift_ppm", nargs="+", type=float, default=[0.0], metavar="PPM", help="of the clocks")
@@ -84,7 +86,9 @@ async def _converse(
     done = []
     for setting in combinations:
         room_name, delay_ms, user_db, drift_ppm, jump_ms = setting
-        room = Room(read_response(args.rooms / f"{room_name}.wav"), delay_ms, drift_ppm, args.seed)
+        none = room_name == HEADPHONES
+        response = np.zeros(1, np.float32) if none else read_response(args.rooms / f"{room_name}.wav")
+        room = Room(response, delay_ms, drift_ppm, args.seed)
         user = User(speech, user_db, args.seed)
         told = dict(zip(SETTINGS, setting, strict=True))
         if args.live:
