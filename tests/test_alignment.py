@@ -34,6 +34,16 @@ def test_words_around_digital_silence_are_found() -> None:
         assert found[1] == pytest.approx(true[1] + (0.8 if index >= 3 else 0.0), abs=0.1)
 
 
+@pytest.mark.parametrize("voice", ["flite:kal16?stretch=0.5", "espeak:en-us?rate=400"])
+def test_fast_speakers_are_followed(voice: str) -> None:
+    """Phones of less than 30 ms, which no model of three states can pass through at their own speed."""
+    spoken = synthesise(TEXT, voice)
+    words, phones = align(spoken.pcm, TEXT.split())
+    for found, true in zip(words, spoken.words, strict=True):
+        assert found[1] == pytest.approx(true[1], abs=0.08)
+    assert phones[-1][2] <= spoken.duration_s + 0.01
+
+
 def test_what_cannot_be_aligned_is_refused() -> None:
     """Words without a pronunciation are named; speech too short for its text is no guess."""
     spoken = synthesise("latte", "flite:slt")
