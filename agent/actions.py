@@ -9,6 +9,7 @@
 - Words that were put into the agent's mouth are announced, not meant: they do nothing.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,8 +59,11 @@ def load_actions(s2s: Path) -> Actions | None:
 
 
 def actions_of(engine: StepEngine) -> Actions | None:
-    """The actions of a loaded model's domain; as :func:`load_actions`."""
-    return load_actions(engine.directory) if engine.directory else None
+    """The actions of a loaded model's domain; as :func:`load_actions`, once for all conversations with it."""
+    return _loaded_actions(engine.directory) if engine.directory else None
+
+
+_loaded_actions = functools.lru_cache(maxsize=1)(load_actions)
 
 
 def _prompts(spec: DomainSpec) -> Prompts | None:
