@@ -199,8 +199,11 @@ class AudioIO:
     def feed(self, playout: Playout) -> None:
         """Move audio from `playout` until the speaker is `speaker_lead_ms` ahead.
 
-        Nothing is moved while the playout is idle, so that the next reply is heard at once.
+        Nothing is moved while the playout is idle, so that the next reply is heard at once. It is silent while somebody
+        may be speaking over it, until a voice detector has had time to tell.
         """
+        if self.echo is not None:
+            playout.duck(self.echo.spoken_over)
         wanted = self._lead - self.unplayed_samples
         if playout.buffered_samples:
             wanted = min(wanted, playout.buffered_samples)

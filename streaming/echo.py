@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from streaming.double_talk import DoubleTalk
 from streaming.echo_guard import EchoGuard
 from streaming.errors import AudioUnavailable
 from streaming.far_end import FarEnd
@@ -43,6 +44,9 @@ class EchoCanceller:
         )
         self._far_end = FarEnd()
         self._guard = EchoGuard()
+        self._double_talk = DoubleTalk()
+        self.spoken_over = False
+        """Whether somebody may be speaking over the echo: known before the canceller lets them through."""
         self._heard = np.zeros(0, np.float32)
 
     @property
@@ -98,6 +102,7 @@ class EchoCanceller:
         self._module.process_reverse_stream(_frame(self._rtc, played))
         left = _processed(self._rtc, self._module, pcm)
         powers = [float(np.square(part).mean()) for part in (played, pcm, left)]
+        self.spoken_over = self._double_talk.somebody_speaks(played, pcm) and self._guard.trusting
         return np.zeros_like(left) if self._guard.is_echo(*powers) else left
 
 

@@ -53,7 +53,7 @@ class Playout:
         self._played = 0
         self._in_reply = False
         self._starved = False
-        self._held = False
+        self._held = self._ducked = False
         self._last = 0.0
 
     @property
@@ -122,6 +122,10 @@ class Playout:
         """Go on with the very next sample, faded in."""
         self._starved, self._held = self._starved or self._held, False
 
+    def duck(self, wanted: bool) -> None:
+        """The same as long as ``wanted``, whether held or not: somebody may be speaking over it."""
+        self._starved, self._ducked = self._starved or (self._ducked and not wanted), wanted
+
     def cancel(self, generation: int) -> int:
         """Drop the audio of every generation before `generation`, which becomes the newest.
 
@@ -133,7 +137,7 @@ class Playout:
         played, self._played = self._played, 0
         self._generation = generation
         self._in_reply = False
-        tail = self._take(0 if self._held else min(self._fade_samples, self._buffered))
+        tail = self._take(0 if self._held or self._ducked else min(self._fade_samples, self._buffered))
         self._held = False
         self.stale_samples += self._buffered
         self._pieces.clear()
@@ -153,7 +157,7 @@ class Playout:
         if count < 0:
             raise ValueError(f"count must not be negative, got {count}")
         out = np.zeros(count, np.float32)
-        if self._held:
+        if self._held or self._ducked:
             self._decay(out)
             return out
         audio = self._take(min(count, self._buffered))

@@ -106,7 +106,16 @@ async def _converse(
 
 def total(conversations: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of all conversations together."""
-    names = ("minutes", "asked", "replies", "self_interruptions", "self_triggered_turns", "self_holds", "spoken_over")
+    names = (
+        "minutes",
+        "asked",
+        "replies",
+        "self_interruptions",
+        "self_triggered_turns",
+        "self_holds",
+        "self_ducks",
+        "spoken_over",
+    )
     sums = {name: round(sum(one[name] for one in conversations), 2) for name in (*names, "caught")}
     waits = [wait for one in conversations for wait in one["waits_ms"]]
     share = round(sums["caught"] / sums["spoken_over"], 3) if sums["spoken_over"] else None
@@ -150,7 +159,7 @@ def to_lines(report: dict[str, Any]) -> list[str]:
     """The report as a table: one line a conversation, and one for all."""
     head = (
         f"{'room':26s}{'delay':>6s}{'user':>6s}{'drift':>6s}{'jump':>6s}{'min':>6s}{'replies':>8s}{'self: stop':>11s}"
-        f"{'turn':>5s}{'hold':>5s}{'caught':>9s}{'silent p50':>11s}{'p95':>6s}{'ERLE':>6s}{'AECMOS':>7s}"
+        f"{'turn':>5s}{'hold':>5s}{'duck':>5s}{'caught':>9s}{'silent p50':>11s}{'p95':>6s}{'ERLE':>6s}{'AECMOS':>7s}"
     )
     rows = [_row(one) for one in report["conversations"]]
     return [head, *rows, _row({"room": "all", **report["all"]})] if len(rows) > 1 else [head, *rows]
@@ -163,8 +172,8 @@ def _row(one: dict[str, Any]) -> str:
     caught = f"{one['caught']:.0f}/{one['spoken_over']:.0f}"
     return (
         f"{one['room']:26s}{settings}{one['minutes']:6.1f}{one['replies']:8.0f}{one['self_interruptions']:11.0f}"
-        f"{one['self_triggered_turns']:5.0f}{one['self_holds']:5.0f}{caught:>9s}{waits.get('p50', 0.0):11.0f}"
-        f"{waits.get('p95', 0.0):6.0f}" + _cell(taken_out) + _cell(mos, 7)
+        f"{one['self_triggered_turns']:5.0f}{one['self_holds']:5.0f}{one['self_ducks']:5.0f}{caught:>9s}"
+        f"{waits.get('p50', 0.0):11.0f}{waits.get('p95', 0.0):6.0f}" + _cell(taken_out) + _cell(mos, 7)
     )
 
 

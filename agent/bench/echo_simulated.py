@@ -111,7 +111,7 @@ class Loop:
         self._conversation.watch(self._note)
         thinking = asyncio.create_task(self._conversation.run(), name="think")
         blocks, due = round(seconds * 100), 0.0
-        played = np.zeros(BLOCK, np.float32)
+        played, ducked = np.zeros(BLOCK, np.float32), False
         try:
             for block in range(blocks):
                 if block == blocks // 2:
@@ -133,6 +133,9 @@ class Loop:
                     await self._conversation.hear(chunk.pcm)
                 await worker.settle()
                 audio.feed(speaker.playout)
+                if audio.echo is not None and audio.echo.spoken_over and not ducked:
+                    self._noted.ducks.append(self._now)
+                ducked = audio.echo is not None and audio.echo.spoken_over
                 if thinking.done():
                     thinking.result()
         finally:

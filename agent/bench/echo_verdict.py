@@ -20,6 +20,7 @@ class Events:
 
     turns: list[int] = field(default_factory=list)
     holds: list[int] = field(default_factory=list)
+    ducks: list[int] = field(default_factory=list)
     interruptions: list[int] = field(default_factory=list)
     replies: int = 0
 
@@ -34,6 +35,7 @@ class Verdict:
     self_interruptions: int
     self_triggered_turns: int
     self_holds: int
+    self_ducks: int
     over: int
     caught: int
     waits: tuple[float, ...]
@@ -48,6 +50,7 @@ class Verdict:
             "self_interruptions": self.self_interruptions,
             "self_triggered_turns": self.self_triggered_turns,
             "self_holds": self.self_holds,
+            "self_ducks": self.self_ducks,
             "spoken_over": self.over,
             "caught": self.caught,
             "onset_to_silence_ms": percentiles(self.waits),
@@ -87,6 +90,7 @@ def judge(said: list[Utterance], events: Events, played: FloatArray, taken_out_d
         self_interruptions=sum(own(at) for at in events.interruptions),
         self_triggered_turns=sum(own(at) for at in events.turns),
         self_holds=sum(own(at) for at in events.holds),
+        self_ducks=sum(own(at) for at in events.ducks),
         over=len(over),
         caught=sum(caught),
         waits=tuple(waits),
