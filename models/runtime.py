@@ -24,7 +24,7 @@ from models.prosody import canonical, strip_marks
 from models.runtime_state import State, latest
 from models.runtime_talker import Mark, TalkerRuntime
 from models.runtime_text import enter_now, internal_ids, next_piece, to_read
-from models.sampling import greedy, sigmoid
+from models.sampling import NO_GUESS, greedy, likelier_word, sigmoid
 from models.spoken_text import spoken
 from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 
@@ -152,7 +152,8 @@ class Engine:
             inputs["mode"][:], inputs["user"][:] = LISTENING, heard
             inputs["text"][:], inputs["transcript"][:], inputs["agent"][:] = PAD, state.transcript, -1
             self._advance(state)
-            state.transcript = greedy(state.step.outputs["transcript_logits"])
+            logits = state.step.outputs["transcript_logits"].reshape(-1)
+            state.transcript, state.guess = greedy(logits), likelier_word(logits, state.guess)
             text += self._tokenizer.piece(state.transcript)
         state.prefix.clear()
         end_of_turn = sigmoid(float(state.step.outputs["turn_logits"][0, 0, 0]))
@@ -160,12 +161,9 @@ class Engine:
 
     def _speak(self, state: State) -> StepOut:
         inputs, outputs = state.step.inputs, state.step.outputs
-        if not state.speaking:
-            self._start_reply(state)
-        inputs["mode"][:], inputs["user"][:] = SPEAKING, 0
-        inputs["transcript"][:] = state.transcript
-        state.transcript = PAD
-        marks = []
+        guessed = "" if state.speaking else self._start_reply(state)
+        inputs["mode"][:], inputs["user"][:], inputs["transcript"][:] = SPEAKING, 0, state.transcript
+        state.transcript, marks = PAD, []
         if enter_now(inputs["text"], state):
             state.utterance.said.pop()
             marks.append(self._talker.write(int(inputs["text"][0, 0]), True, state.utterance))
@@ -186,7 +184,7 @@ class Engine:
         if done:
             state.speaking, state.script = False, None
             state.drop_injected()
-        return StepOut(pcm, text, done=done, marks=tuple(mark for mark in marks if mark.token))
+        return StepOut(pcm, text, guessed, done=done, marks=tuple(mark for mark in marks if mark.token))
 
     def inject(self, tokens: Sequence[str], state: State) -> None:
         """Make prosody tokens the next pieces of the reply that is spoken, or of the next one before it begins.
@@ -268,8 +266,11 @@ class Engine:
             state.note_steps += 1
             state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
 
-    def _start_reply(self, state: State) -> None:
+    def _start_reply(self, state: State) -> str:
+        """Begin; returns the word that was heard if any was, of a turn in which the model was sure of none."""
         self._write_note(state)
+        guess, state.guess = state.guess, NO_GUESS
+        state.transcript = guess[1] if guess else state.transcript
         state.speaking, state.reply_start, state.reply_steps = True, state.position, 0
         state.heard_last = state.transcript
         state.recent_log.clear()
@@ -285,6 +286,7 @@ class Engine:
         state.sound = synthesis.new_synthesis_state()
         for _ in range(2):
             state.decode(self._silence)
+        return self._tokenizer.piece(guess[1]) if guess else ""
 
     def _advance(self, state: State) -> None:
         """One S2S step; its keys and values go into the ring."""

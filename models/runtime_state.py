@@ -10,6 +10,7 @@ from models import synthesis
 from models.features import analyse_mel32, new_history
 from models.graph import GraphStream
 from models.runtime_talker import Utterance
+from models.sampling import NO_GUESS
 from models.tokenizer import BOS, PAD, SpokenPiece
 
 NO_WORD, NEXT_WORD, THIS_WORD = range(3)
@@ -29,6 +30,7 @@ class State:
     prefix: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=PREFIX_FRAMES))
     position: int = 0
     transcript: int = PAD
+    guess: tuple[float, int] | None = NO_GUESS  # of a word, in a turn in which none was written; None: one was
     speaking: bool = False
     heard_last: int = PAD  # of the transcript, when the reply began
     reply_start: int = 0

@@ -1,14 +1,35 @@
 """From logits to symbols, numpy only."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
+from models.tokenizer import FIRST_PIECE, PAD
+
+NO_GUESS = (-math.inf, PAD)
+
 
 def greedy(logits: np.ndarray) -> int:
     """The most likely id of [..., V] logits with a single position."""
     return int(np.argmax(logits.reshape(-1)))
+
+
+def likelier_word(logits: np.ndarray, best: tuple[float, int] | None) -> tuple[float, int] | None:
+    """The word that a turn most likely holds if it holds any, from its transcript's logits [V] frame by frame.
+
+    Args:
+        logits: of this frame.
+        best: of the frames before, log odds and piece; :data:`NO_GUESS` at first.
+
+    Returns:
+        The better one; None from the frame on in which a piece is written, since then there is nothing to guess.
+    """
+    if best is None or int(np.argmax(logits)) != PAD:
+        return None
+    piece = FIRST_PIECE + int(np.argmax(logits[FIRST_PIECE:]))
+    return max(best, (float(logits[piece] - logits[PAD]), piece))
 
 
 def median(logits: np.ndarray) -> int:

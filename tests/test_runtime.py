@@ -567,7 +567,7 @@ def test_sampler_is_the_inverse_of_the_codes() -> None:
     sampler = CodeSampler(CODEC.agent_levels, (told, leave))
     levels = torch.stack([torch.randint(0, int(n), (20,)) for n in fsq.levels], dim=-1)
     for row in levels:
-        logits = np.concatenate([np.eye(int(n))[int(level)] for n, level in zip(fsq.levels, row, strict=True)])
+        logits = np.concatenate([9.0 * np.eye(int(n))[int(level)] for n, level in zip(fsq.levels, row, strict=True)])
         np.testing.assert_array_equal(sampler(logits[None, None], np.zeros(4, np.float32)), fsq.to_codes(row).numpy())
 
 
