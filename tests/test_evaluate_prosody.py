@@ -121,6 +121,18 @@ def test_pairs_without_words_have_failed() -> None:
     assert len(to_lines(report)) == 9
 
 
+def test_words_without_pitch_cannot_be_moved() -> None:
+    """Where the scope is voiceless without a token it is left out and told; where it becomes so with one, it failed."""
+    whole, creaks = _spoken(), _spoken()
+    creaks.octaves[round(WORDS[4][1] / STEP_S) :] = np.nan
+    pairs = [Pair(TEXT, token, f"{token} {name}", 4, 4) for token in LEVELS for name in ("whole", "creaks")]
+    heard = {pair.marked: Heard(creaks if "creaks" in pair.marked else whole, 0, 5) for pair in pairs}
+    for plain, left_out, count in ((creaks, 2, 0), (whole, 0, 2)):
+        row = summary(pairs, heard | {TEXT: Heard(plain, 0, 5)}, words=False)[LEVELS[1]]
+        assert row["without_pitch"] == left_out
+        assert row["right"]["count"] == count
+
+
 def test_command(shipped_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The shipped model's sentences go all the way to a table; errors name what is wrong."""
     pytest.importorskip("parselmouth")

@@ -5,7 +5,8 @@
 
 - Half of the sentences are replies of the domain, half open text; ``--known FILE`` leaves out those of training lines.
 - The agent speaks them as text to be said. Where its words are, PocketSphinx finds out (:mod:`training.alignment`);
-  a pair in which it does not find them counts as failed.
+  a pair in which it does not find them counts as failed. Only where words have no pitch without a token either, as
+  where the voice ends in a creak, none can be moved: such pairs of pitch_high and pitch_low are left out, and told.
 - ``--teacher`` measures the voice that the agent learns from instead, as it is and after the codec: its ceiling.
 - Scopes are those of :mod:`models.prosody`, measures those of :mod:`training.prosody_measures`.
 """
@@ -42,6 +43,7 @@ from training.prosody_measures import (
     Spoken,
     emphasis,
     final_slope_st,
+    has_pitch,
     listen,
     pitch_change_st,
     silence_s,
@@ -160,7 +162,9 @@ def summary(pairs: Sequence[Pair], heard: dict[str, Heard], words: bool = True) 
                 continue
             plain, tagged = heard[pair.text], heard[pair.marked]
             row: dict[str, Any] = {"text": pair.marked, "right": False, "aligned": False}
-            if plain.spoken and tagged.spoken:
+            if token in LEVELS and plain.spoken and not has_pitch(plain.spoken, pair.first, pair.last):
+                row["pitched"] = False
+            elif plain.spoken and tagged.spoken:
                 right, figures = effect(pair, plain.spoken, tagged.spoken)
                 row |= {"right": right, "aligned": True, **{name: round(v, 3) for name, v in figures.items()}}
             rows.append(row)
@@ -176,6 +180,8 @@ def summary(pairs: Sequence[Pair], heard: dict[str, Heard], words: bool = True) 
 
 def token_figures(token: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Share of right pairs, medians of what was measured, share of pairs with leaks within bounds."""
+    mute = [row for row in rows if not row.get("pitched", True)]
+    rows = [row for row in rows if row.get("pitched", True)]
     names = sorted({name for row in rows for name in row} - {"text", "right", "aligned"})
     medians = {
         name: round(float(np.median(values)), 3)
@@ -185,7 +191,8 @@ def token_figures(token: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     bound = PITCH_LEAK_ST if token in PAUSES else TIME_LEAK
     leaks = [abs(row["leak"]) <= bound for row in rows if "leak" in row]
     right = rate([float(row["right"]) for row in rows], [1.0] * len(rows))
-    figures = {"right": right.to_json(), "must": MUST[token], "aligned": sum(row["aligned"] for row in rows)}
+    aligned = sum(row["aligned"] for row in rows)
+    figures = {"right": right.to_json(), "must": MUST[token], "aligned": aligned, "without_pitch": len(mute)}
     return figures | {"median": medians} | ({"leak_within": round(float(np.mean(leaks)), 3)} if leaks else {})
 
 
@@ -198,6 +205,7 @@ def to_lines(report: dict[str, Any]) -> list[str]:
         share = f"{right['value']:.3f} [{right['low']:.3f}, {right['high']:.3f}]"
         medians = ", ".join(f"{name} {value:g}" for name, value in row["median"].items())
         leak = f"; {row['leak_within']:.2f}" if "leak_within" in row else ""
+        leak += f"; {row['without_pitch']} left out" if row["without_pitch"] else ""
         lines.append(f"{token:18s}{share:>26s}{row['must']:6.2f}{row['aligned']:8d}  {medians}{leak}")
     if "word_error_rate_plain" not in report:
         return lines

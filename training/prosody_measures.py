@@ -60,6 +60,11 @@ def pitch_change_st(plain: Spoken, tagged: Spoken, first: int, last: int) -> flo
     return 12 * (_median_octave(tagged, first, last) - _median_octave(plain, first, last))
 
 
+def has_pitch(spoken: Spoken, first: int, last: int) -> bool:
+    """Whether anything of words ``first`` to ``last`` is voiced."""
+    return bool(np.isfinite(_median_octave(spoken, first, last)))
+
+
 def _median_octave(spoken: Spoken, first: int, last: int) -> float:
     part = spoken.part(spoken.octaves, spoken.words[first][1], spoken.words[last][2])
     voiced = part[np.isfinite(part)]
