@@ -95,9 +95,10 @@ def test_the_engine_speaks_as_the_model_was_trained(tiny_models: Path) -> None:
     with torch.no_grad():
         hidden, _ = model.talker(batch.symbols, batch.acting, batch.before, model.talker.init_state(1))
         logits = model.talker.logits(hidden[0], batch.codes[0])
-    likeliest = [part.argmax(-1) for part in torch.split(logits, model.agent_fsq.levels.tolist(), dim=-1)]
+    parts = torch.split(logits, model.agent_fsq.levels.tolist(), dim=-1)
+    medians = [(part.softmax(-1).cumsum(-1) < 0.5).sum(-1) for part in parts]
     spoken = model.agent_fsq.to_indices(batch.codes[0])
-    assert (torch.stack(likeliest, dim=-1) == spoken).float().mean() > 0.99
+    assert (torch.stack(medians, dim=-1) == spoken).float().mean() > 0.99
     assert len({tuple(frame) for frame in codes}) > 3
 
 
