@@ -84,9 +84,9 @@ class _Festival:
         """
         base = Path(self._folder.name) / "speech"
         quoted = text.replace("\\", " ").replace('"', " ")
-        if self._model.is_file():
-            self._command += f'(set! hts_engine_params \'(("-m" "{self._model}") ("-r" {speed:.3f})))\n'
         with self._lock:
+            if self._model.is_file():
+                self._command += f'(set! hts_engine_params \'(("-m" "{self._model}") ("-r" {speed:.3f})))\n'
             for suffix in (".wav", ".lab"):
                 base.with_suffix(suffix).unlink(missing_ok=True)
             assert self._process.stdin is not None and self._process.stdout is not None

@@ -106,17 +106,9 @@ async def _converse(
 
 def total(conversations: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of all conversations together."""
-    names = (
-        "minutes",
-        "asked",
-        "replies",
-        "self_interruptions",
-        "self_triggered_turns",
-        "self_holds",
-        "self_ducks",
-        "spoken_over",
-    )
-    sums = {name: round(sum(one[name] for one in conversations), 2) for name in (*names, "caught")}
+    own = ("self_interruptions", "self_triggered_turns", "self_holds", "self_ducks")
+    names = ("minutes", "asked", "replies", *own, "spoken_over", "caught")
+    sums = {name: round(sum(one[name] for one in conversations), 2) for name in names}
     waits = [wait for one in conversations for wait in one["waits_ms"]]
     share = round(sums["caught"] / sums["spoken_over"], 3) if sums["spoken_over"] else None
     return {**sums, "caught_share": share, "onset_to_silence_ms": percentiles(waits)}

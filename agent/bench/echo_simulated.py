@@ -133,9 +133,9 @@ class Loop:
                     await self._conversation.hear(chunk.pcm)
                 await worker.settle()
                 audio.feed(speaker.playout)
-                if audio.echo is not None and audio.echo.spoken_over and not ducked:
+                was, ducked = ducked, audio.echo is not None and audio.echo.spoken_over
+                if ducked and not was:
                     self._noted.ducks.append(self._now)
-                ducked = audio.echo is not None and audio.echo.spoken_over
                 if thinking.done():
                     thinking.result()
         finally:
