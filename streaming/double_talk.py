@@ -66,11 +66,12 @@ class DoubleTalk:
             self._learn(power - self._noise - echo, _CAREFUL if self._all > _MAY_BE_DB else _PACE)
         sounds = echo.sum() > _OVER_NOISE * self._noise.sum()
         self._stays = max(self._stays - 1, 0)
-        if sounds and score > _IS_DB:
-            self._stays = _STAYS if self._calm >= _CALM or self._stays else 0
-            self._calm = 0 if not self._stays else self._calm
-        elif sounds:
+        if sounds and score <= _IS_DB:
             self._calm += 1
+        elif sounds and (self._stays or self._calm >= _CALM):
+            self._stays = _STAYS
+        elif sounds:
+            self._calm = 0
         return self._stays > 0
 
     def _learn(self, error: np.ndarray, pace: float) -> None:
