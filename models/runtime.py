@@ -21,7 +21,7 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE
 from models.graph import GraphStream
 from models.prosody import canonical, strip_marks
-from models.runtime_state import State, latest
+from models.runtime_state import State, latest, pause_steps
 from models.runtime_talker import Mark, TalkerRuntime
 from models.runtime_text import enter_now, internal_ids, next_piece, to_read
 from models.sampling import NO_GUESS, greedy, likelier_word, sigmoid
@@ -79,6 +79,7 @@ class Engine:
         self._window = int(config["window"])  # type: ignore[call-overload]
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
         self._silence = np.array(config["silence_codes"], np.int64)
+        self._pauses = pause_steps(config)
 
     @classmethod
     def load(cls, codec: Path, s2s: Path) -> "Engine":
@@ -107,7 +108,7 @@ class Engine:
         """A fresh session; about as much memory as its key/value window."""
         state = State(
             GraphStream(self._codec["semantic_encoder"]), GraphStream(self._codec["decoder"]), GraphStream(self._step),
-            self._talker.new(),
+            self._talker.new(), self._pauses,
         )  # fmt: skip
         state.step.inputs["mask"][:] = BLOCKED
         state.step.inputs["mask"][..., -1] = 0.0

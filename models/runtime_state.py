@@ -1,19 +1,25 @@
 """What a session carries from frame to frame."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from models import synthesis
 from models.features import analyse_mel32, new_history
 from models.graph import GraphStream
+from models.prosody import PAUSES
 from models.runtime_talker import Utterance
 from models.sampling import NO_GUESS
 from models.tokenizer import BOS, PAD, SpokenPiece
 
 NO_WORD, NEXT_WORD, THIS_WORD = range(3)
+PAUSE_STEPS: Mapping[str, int] = MappingProxyType(dict(zip(PAUSES, (4, 9), strict=True)))
+"""From a pause to the next word where a model says nothing else: 320 and 720 ms."""
+MOST_PAUSE_STEPS = 50
 PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
 
 
@@ -25,6 +31,7 @@ class State:
     decoder: GraphStream
     step: GraphStream
     utterance: Utterance
+    pause_steps: Mapping[str, int]  # from each pause to the next word
     history: np.ndarray = field(default_factory=new_history)
     sound: synthesis.SynthesisState = field(default_factory=synthesis.new_synthesis_state)
     prefix: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=PREFIX_FRAMES))
@@ -83,6 +90,20 @@ class State:
             script=None if self.script is None else self.script.copy(),
             recent=list(self.recent), recent_log=list(self.recent_log), injected=self.injected.copy(),
         )  # fmt: skip
+
+
+def pause_steps(config: Mapping[str, Any]) -> Mapping[str, int]:
+    """Steps from each pause to the next word, by the ``config.json`` of an S2S model.
+
+    Raises:
+        ValueError: one is none of the two pauses, or has no possible length.
+    """
+    own = config.get("pause_steps", {})
+    if not isinstance(own, dict) or not own.keys() <= PAUSE_STEPS.keys():
+        raise ValueError(f"pause_steps must be of {' and '.join(PAUSES)}, got {own!r}")
+    if not all(type(steps) is int and 0 < steps <= MOST_PAUSE_STEPS for steps in own.values()):
+        raise ValueError(f"pause_steps must be from 1 to {MOST_PAUSE_STEPS}, got {own!r}")
+    return {**PAUSE_STEPS, **own}
 
 
 def latest(recent: list[int], text: int, transcript: int) -> list[int]:

@@ -12,7 +12,6 @@ from models.sampling import greedy
 from models.tokenizer import EOS, FIRST_PROSODY, PAD, SpokenPiece, Tokenizer, prosody_token
 
 MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
-PAUSE_STEPS = dict(zip(PAUSES, (4, 9), strict=True))  # from a pause to the next word: 320 and 720 ms
 MAX_WAIT_FOR_WORD = 1  # steps that an injected token waits for the end of a word of several pieces
 _NOTHING = SpokenPiece(PAD, "", False)
 
@@ -60,7 +59,7 @@ def _keep_time(token: int, state: State) -> None:
     The text is the clock of a reply: how long a word and a pause are is decided here, what they sound like is not.
     """
     mark = prosody_token(token)
-    state.pausing = PAUSE_STEPS.get(mark, state.pausing)
+    state.pausing = state.pause_steps.get(mark, state.pausing)
     state.emphasis = NEXT_WORD if mark == EMPH else state.emphasis
 
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +7,9 @@ import soundfile as sf
 
 from models.prosody import PROSODY_IDS
 from training import prepare_prosody, segment_audio
-from training.marked_transcript import parse_transcript
-from training.prepare_prosody import Clip, DatasetError, drift, read_dataset, stray_speech
+from training.marked_transcript import MarkedWord, parse_transcript
+from training.prepare_prosody import Clip, DatasetError, drift, pause_lengths, read_dataset, stray_speech
+from training.spoken_words import SpokenWord
 from training.tts import Utterance, synthesise
 
 MARKED = [
@@ -112,6 +113,18 @@ def test_a_missing_part_shows_as_drift() -> None:
     clips = [Clip(row, [], first, [], [], (), empty, -0.02) for row, first in zip(rows, (0, 5, 10, 15), strict=True)]
     assert drift(clips, rows, 20) == {"place_s": 0.0, "times_ms": 20.0}
     assert drift(clips, rows, 40) == {"place_s": 3.0, "times_ms": 20.0}
+
+
+def test_pauses_are_as_long_as_the_speaker_makes_them() -> None:
+    """Eight short ones of .3 s after a comma, where .1 s is usual; a single long one tells nothing."""
+
+    def clip(gap: float, *tokens: str) -> tuple[list[SpokenWord], list[MarkedWord]]:
+        first, second = (SpokenWord(name, 0.0, 0.0, gap, None, None, 0.0, 1.0) for name in ("so,", "it"))
+        return [first, second], [replace(parse_transcript(name)[0], marks=tokens) for name in ("so,", "it")]
+
+    plain, short, long = clip(0.1, "<emph>"), clip(0.3, "<pause_short>", "<emph>"), clip(0.9, "<pause_long>")
+    assert pause_lengths(*zip(plain, *[short] * 8, long, strict=True)) == {"<pause_short>": 0.2}
+    assert pause_lengths(*zip(plain, *[short] * 7, strict=True)) == {}
 
 
 def test_sound_around_the_words_is_noticed() -> None:

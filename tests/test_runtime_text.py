@@ -6,7 +6,7 @@ import pytest
 
 from models.errors import ProsodyTagError
 from models.runtime import Engine, Mode, StepOut
-from models.runtime_state import State
+from models.runtime_state import State, pause_steps
 from models.runtime_talker import Mark
 from models.runtime_text import MAX_WAIT, MAX_WAIT_FOR_WORD, enter_now, internal_ids, next_piece
 from models.tokenizer import EOS, PAD, SpokenPiece, prosody_token
@@ -107,6 +107,20 @@ def test_a_piece_of_a_script_comes_at_the_median_of_its_time(state: State, chanc
     for word in (LARGE, LATTE):  # what it waited for the first has nothing to do with the second
         written = [next_piece(logits, PAD, state, PIECES)[0].token for _ in range(waits + 1)]
         assert written == [PAD] * waits + [word]
+
+
+@pytest.mark.parametrize(("own", "steps"), [({}, 4), ({"<pause_short>": 2}, 2)])
+def test_a_pause_is_as_long_as_the_model_says(state: State, own: dict[str, int], steps: int) -> None:
+    """However much the model wants the next word: it comes so many steps after the token."""
+    state.pause_steps = pause_steps({"pause_steps": own})
+    assert _writes([PAUSE, *[LATTE] * steps], state, {})[: steps + 1] == [PAUSE, *[PAD] * (steps - 1), LATTE]
+
+
+@pytest.mark.parametrize("own", [{"<emph>": 2}, {"<pause_long>": 0}, {"<pause_long>": 1.5}, {"<pause_long>": 51}, 4])
+def test_pauses_of_no_length_are_refused(own: object) -> None:
+    """Other tokens, no time, half a frame, more than four seconds, no lengths at all."""
+    with pytest.raises(ValueError, match="pause_steps must be"):
+        pause_steps({"pause_steps": own})
 
 
 def test_tokens_have_names_and_ids() -> None:

@@ -40,7 +40,8 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of five segments, one of them for validation."""
     folder = tmp_path_factory.mktemp("voice")
     items = [_item(f"segment_{n}", "<pitch_low>" if n % 2 else "<emph>", folder, n) for n in range(5)]
-    dataset = {"format": "repartee-prosody-dataset", "version": 1, "train": items[:4], "validation": items[4:]}
+    dataset = {"format": "repartee-prosody-dataset", "version": 1, "train": items[:4], "validation": items[4:],
+               "pauses": {"<pause_short>": 0.2}}  # fmt: skip
     (folder / "prosody_dataset.json").write_text(json.dumps(dataset))
     return folder
 
@@ -81,6 +82,10 @@ def test_a_voice_is_trained_saved_and_spoken_with(trained: Path, tiny_models: Pa
         == Tokenizer.load(tiny_models / "codec" / "tokenizer.json").pieces
     )
     assert any((trained / "run" / "tensorboard").iterdir())
+    assert json.loads((trained / "s2s" / "config.json").read_text())["pause_steps"] == {
+        "<pause_short>": 2,
+        "<pause_long>": 9,
+    }
     base = tiny_models / "models" / "codec", tiny_models / "models" / "s2s"
     one, other = (say(Engine.load(*where), "large latte") for where in (base, with_adapter(*base, trained)))
     assert len(one) != len(other) or not np.allclose(one, other)
@@ -158,6 +163,8 @@ def test_an_adapter_alone_can_be_merged(trained: Path, tiny_models: Path, tmp_pa
         say(Engine.load(*with_adapter(codec, s2s, lora)), "a latte") for lora in (trained, tmp_path / "again")
     )
     np.testing.assert_allclose(one, other, atol=2e-3)
+    first, again = ((lora / "s2s" / "config.json").read_text() for lora in (trained, tmp_path / "again"))
+    assert json.loads(again)["pause_steps"] == json.loads(first)["pause_steps"]
 
 
 def test_voices_are_compared(

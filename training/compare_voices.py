@@ -8,7 +8,8 @@ not taught. Beside the recordings:
 - spectrum: mel-cepstral distortion along the best path (:func:`training.codec_metrics.aligned_distortion`);
 - pitch: median and spread, and how far the two distributions are apart (first Wasserstein distance, in semitones);
 - rate: phones a second between the first and the last sound, without pauses;
-- pauses: how many in ten seconds, and how long.
+- pauses: how many in ten seconds, and how long. Silences of a quarter of a second or more count (De Jong and Bosker,
+  "Choosing a threshold for silent pauses", DiSS 2013): shorter ones are mostly the closures of stops.
 
 ``codec`` is the recordings through the codec of each agent: nearer than that, no agent can come.
 """
@@ -41,11 +42,10 @@ from training.lexicon import phones_of
 from training.marked_transcript import parse_transcript
 from training.prepare_prosody import DatasetError, read_dataset
 from training.scoring import Rate, rate
-from training.spoken_words import HOP_S, pitch_track
+from training.spoken_words import HOP_S, pitch_track, silences_s, sounds
 
 RECORDINGS, BASE, TUNED = "recordings", "base", "fine-tuned"
-SOUND_BELS = 3.0  # of a hop, below the loudest of its clip
-PAUSE_S = 0.15
+PAUSE_S = 0.25
 
 
 @dataclass(slots=True)
@@ -61,11 +61,11 @@ class Delivery:
     def add(self, pcm: np.ndarray, phones: int) -> None:
         """Measure one clip, float32 [N] at 24 kHz, in which so many phones are said; nothing of a silent one."""
         octave, level = pitch_track(pcm)
-        sound = np.flatnonzero(level > max(level.max() - SOUND_BELS, -6.0))
+        sound = np.flatnonzero(sounding := sounds(level))
         if not len(sound):
             return
-        gaps = (np.diff(sound) - 1) * HOP_S
-        pauses = gaps[gaps >= PAUSE_S]
+        gaps = silences_s(sounding)
+        pauses = gaps[gaps >= PAUSE_S - 1e-9]
         length = (sound[-1] + 1 - sound[0]) * HOP_S
         self.octaves.append(octave[np.isfinite(octave)])
         self.pauses_s += pauses.tolist()

@@ -14,6 +14,7 @@ import dataclasses
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
 from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
+from models.runtime_state import PAUSE_STEPS
 from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
 from models.score import N_ACTING, SHOWN, SLOTS, Score
 from models.source_filter import synthesise
@@ -253,7 +255,7 @@ def export_codec(codec: Path, output: Path, alphabet: dict[str, Any]) -> tuple[d
 
 
 def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path, alphabet: dict[str, Any],
-               silence: list[int]) -> float:  # fmt: skip
+               silence: list[int], pauses: Mapping[str, int] = PAUSE_STEPS) -> float:  # fmt: skip
     """Write the S2S directory; returns the largest logit difference."""
     output.mkdir(parents=True)
     round_to_half(model)
@@ -275,6 +277,7 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
         "lead_frames": config.lead_frames, "transcript_delay_frames": config.transcript_delay_frames,
         "window": config.window, "agent_levels": config.agent_levels, "user_levels": config.user_levels,
         "silence_codes": silence, "vocabulary": config.vocabulary, "writes_notes": config.notes,
+        "pause_steps": dict(pauses),
     }  # fmt: skip
     write_json(output / "config.json", header)
     return worst

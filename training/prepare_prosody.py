@@ -9,10 +9,11 @@ beyond doubt is left out, with the reason. ``--propose`` also marks words as the
 transcript has no mark, and writes the whole transcript so marked, for a person to correct and use next time.
 
 ``prosody_dataset.json`` has lists ``train``, ``validation`` and ``refused``; an item has ``id``, ``text`` (marked),
-``audio_file``, ``duration``, ``prosody_tokens`` and ``words`` with their seconds.
+``audio_file``, ``duration``, ``prosody_tokens`` and ``words`` with their seconds. ``pauses`` says how long pauses are.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from collections import Counter
@@ -26,19 +27,29 @@ from tqdm import tqdm
 
 from models.checkpoint import write_json
 from models.features import FRAME_SIZE, SAMPLE_RATE
-from models.prosody import PROSODY_IDS
+from models.prosody import PAUSES, PROSODY_IDS
 from training.alignment import AlignmentError, align, pronounce
 from training.audio_data import read_audio
 from training.long_alignment import Heard, LongAlignmentError, Span, TranscriptRecogniser, find_spans
 from training.marked_transcript import MarkedWord, TranscriptError, read_transcript, to_text
 from training.segment_audio import SegmentError, read_manifest
-from training.spoken_words import measure_words, phone_lengths, pitch_track, propose_marks, speaker_median, usual_gaps
+from training.spoken_words import (
+    SpokenWord,
+    bounds,
+    measure_words,
+    phone_lengths,
+    pitch_track,
+    propose_marks,
+    speaker_median,
+    usual_gaps,
+)
 from training.tts import Segment
 
 FORMAT = "repartee-prosody-dataset"
 VALID_EVERY = 10
 STRAY_S = 0.35  # of speech before the first or after the last word: the segment holds more than its words
 STRAY_DB = -35.0
+FEW_PAUSES = 8  # that do not tell how long this speaker makes them
 MAX_SHIFT_S = 0.25  # median, between where recognition and where alignment put a word
 
 
@@ -139,11 +150,15 @@ def to_item(clip: Clip, words: Sequence[MarkedWord], folder: str) -> dict[str, A
     }
 
 
-def mark_by_measure(clips: Sequence[Clip]) -> list[list[MarkedWord]]:
-    """The words of every clip, with measured marks where the transcript has none."""
+def measure(clips: Sequence[Clip]) -> list[list[SpokenWord]]:
+    """How the words of every clip are spoken."""
     middle = speaker_median([clip.track[0] for clip in clips])
     usual = phone_lengths([phone for clip in clips for phone in clip.phones])
-    measured = [measure_words(clip.times, clip.phones, clip.track, middle, usual) for clip in clips]
+    return [measure_words(clip.times, clip.phones, clip.track, middle, usual) for clip in clips]
+
+
+def mark_by_measure(clips: Sequence[Clip], measured: Sequence[Sequence[SpokenWord]]) -> list[list[MarkedWord]]:
+    """The words of every clip, with measured marks where the transcript has none."""
     gaps = usual_gaps(measured)
     marked = []
     for clip, spoken in zip(clips, measured, strict=True):
@@ -152,6 +167,26 @@ def mark_by_measure(clips: Sequence[Clip]) -> list[list[MarkedWord]]:
             [replace(word, marks=word.marks or proposal) for word, proposal in zip(clip.words, proposals, strict=True)]
         )
     return marked
+
+
+def pause_lengths(measured: Sequence[Sequence[SpokenWord]], marked: Sequence[Sequence[MarkedWord]]) -> dict[str, float]:
+    """By how many seconds each pause token makes a silence longer, of those that are marked often enough to tell."""
+    rests: dict[bool, list[float]] = {False: [], True: []}
+    pauses: dict[str, list[tuple[bool, float]]] = {token: [] for token in PAUSES}
+    for spoken, words in zip(measured, marked, strict=True):
+        for before, word, (_, given) in zip(spoken, spoken[1:], itertools.pairwise(words), strict=False):
+            kind = bounds(before.name)
+            told = [token for token in PAUSES if token in given.marks]
+            if told:
+                pauses[told[-1]].append((kind, word.gap_s))
+            else:
+                rests[kind].append(word.gap_s)
+    usual = {kind: float(np.mean(gaps)) if gaps else 0.0 for kind, gaps in rests.items()}
+    return {
+        token: round(float(np.mean([gap - usual[kind] for kind, gap in found])), 3)
+        for token, found in pauses.items()
+        if len(found) >= FEW_PAUSES
+    }
 
 
 def drift(clips: Sequence[Clip], rows: Sequence[dict[str, Any]], total: int) -> dict[str, float]:
@@ -200,9 +235,11 @@ def prepare(transcript: Path, segments: Path, output: Path, propose: bool) -> di
         raise DatasetError(
             f"{transcript}: none of its words were found in {segments}; is it the text of this recording?"
         )
-    marked = mark_by_measure(clips) if propose else [clip.words for clip in clips]
+    measured = measure(clips)
+    marked = mark_by_measure(clips, measured) if propose else [clip.words for clip in clips]
     dataset = to_dataset(clips, marked, segments, output)
     dataset |= {"refused": refused, "drift": drift(clips, rows, len(words))}
+    dataset["pauses"] = pause_lengths(measured, marked)
     dataset["unpronounced"] = sorted(recogniser.unpronounced)
     write_json(output, dataset)
     if propose:
@@ -267,6 +304,8 @@ def to_lines(dataset: dict[str, Any]) -> list[str]:
         f"drift: at most {dataset['drift']['place_s']:+.1f} s between text and recording; word times of recognition "
         f"and alignment are {dataset['drift']['times_ms']:.0f} ms apart",
     ]
+    for token, length in dataset["pauses"].items():
+        lines.append(f"{token} adds {1000 * length:.0f} ms")
     if dataset["unpronounced"]:
         lines.append(f"not pronounceable (write them as they are spoken): {', '.join(dataset['unpronounced'])}")
     lines += [f"refused {row['id']} ({row['duration']:.1f} s): {row['reason']}" for row in dataset["refused"]]

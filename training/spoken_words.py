@@ -20,9 +20,10 @@ QUIET_BELS = 3.5  # below the loudest hop of a clip: what is softer has no pitch
 OCTAVE_JUMP = 0.6  # octaves from the clip's median: a tracking error
 MIN_VOICED_HOPS = 4
 
-PAUSE_SHORT_S, PAUSE_LONG_S = 0.15, 0.5  # longer than usual at such a place
+PAUSE_SHORT_S, PAUSE_LONG_S = 0.2, 0.5  # longer than usual at such a place: what the tokens add at least
 LEVEL_ST = 2.0  # that a phrase's median is above or below the speaker's
 MOVE_ST = 3.0  # from the first to the last third of a phrase's last word
+SOUND_BELS = 3.0  # below the loudest hop of a clip: what is softer is silence
 STRESS_DB, STRESS_LENGTH, STRESS_ST = 2.0, 1.25, 1.0  # of a word against its phrase
 
 
@@ -33,7 +34,7 @@ class SpokenWord:
     name: str
     start_s: float
     end_s: float
-    gap_s: float  # silence before it, 0 for the first word
+    gap_s: float  # longest silence between the middles of the word before and this one, 0 for the first word
     pitch_st: float | None  # median, above the speaker's median
     move_st: float | None  # from its first to its last third
     level_db: float  # loudest 50 ms
@@ -54,6 +55,17 @@ def pitch_track(pcm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         middle = float(np.nanmedian(octave))
         octave[np.abs(octave - middle) > OCTAVE_JUMP] = np.nan
     return octave, pitch[:, 2]
+
+
+def sounds(level: np.ndarray) -> np.ndarray:
+    """Whether each hop of a clip is no silence, bool [T] from its level in bels."""
+    return np.asarray(level > max(level.max(initial=-7.0) - SOUND_BELS, -6.0))
+
+
+def silences_s(sounding: np.ndarray) -> np.ndarray:
+    """Lengths in seconds of the silences between sounds, of :func:`sounds`; none before the first or after the last."""
+    gaps = (np.diff(np.flatnonzero(sounding)) - 1) * HOP_S
+    return gaps[gaps > 0]
 
 
 def speaker_median(tracks: Sequence[np.ndarray]) -> float:
@@ -87,7 +99,9 @@ def measure_words(
         usual: of :func:`phone_lengths`.
     """
     octave, level = track
-    measured, before = [], None
+    sounding = sounds(level)
+    measured: list[SpokenWord] = []
+    before = 0.0
     for name, start, end in words:
         hops = slice(int(start / HOP_S), max(int(np.ceil(end / HOP_S)), int(start / HOP_S) + 1))
         values = 12.0 * (octave[hops] - middle)
@@ -100,30 +114,45 @@ def measure_words(
         expected = sum(usual[phone[0]] for phone in inside)
         heard = level[hops] if len(level[hops]) else np.array([-7.0])
         smooth = np.convolve(np.pad(heard, 2, "edge"), np.full(5, 0.2), "valid")
+        between = sounding[int(before / HOP_S) : int((start + end) / 2.0 / HOP_S)]
+        gap = float(silences_s(np.pad(between, 1, constant_values=True)).max(initial=0.0))
         measured.append(
             SpokenWord(
-                name, start, end, 0.0 if before is None else max(start - before, 0.0),
+                name, start, end, gap if measured else 0.0,
                 float(np.median(voiced)) if enough else None,
                 float(np.median(voiced[-third:]) - np.median(voiced[:third])) if enough else None,
                 10.0 * float(smooth.max()),
                 (end - start) / expected if expected else 1.0,
             )
         )  # fmt: skip
-        before = end
+        before = (start + end) / 2.0
     return measured
 
 
 def usual_gaps(clips: Sequence[Sequence[SpokenWord]]) -> dict[bool, float]:
-    """Usual silence before a word in seconds, after punctuation (True) and elsewhere: medians over a recording."""
+    """Usual silence before a word in seconds, after punctuation (True) and elsewhere: medians over a recording.
+
+    Of what is no pause, that is: who often rests at a comma, but mostly does not, rests at a comma when told to.
+    """
     gaps: dict[bool, list[float]] = {False: [], True: []}
     for words in clips:
         for before, word in itertools.pairwise(words):
-            gaps[_bounds(before)].append(word.gap_s)
-    return {bounds: float(np.median(values)) if values else 0.0 for bounds, values in gaps.items()}
+            gaps[bounds(before.name)].append(word.gap_s)
+    return {kind: _usual(values) for kind, values in gaps.items()}
 
 
-def _bounds(word: SpokenWord) -> bool:
-    return not word.name[-1:].isalnum()
+def _usual(gaps: list[float]) -> float:
+    usual = float("inf")
+    while kept := [gap for gap in gaps if gap - usual < PAUSE_SHORT_S]:
+        if (middle := float(np.median(kept))) == usual:
+            return usual
+        usual = middle
+    return 0.0
+
+
+def bounds(name: str) -> bool:
+    """Whether a word, as written, ends a phrase: what follows may rest without being told to."""
+    return not name[-1:].isalnum()
 
 
 def propose_marks(words: Sequence[SpokenWord], usual: Mapping[bool, float]) -> list[tuple[str, ...]]:
@@ -147,7 +176,7 @@ def propose_marks(words: Sequence[SpokenWord], usual: Mapping[bool, float]) -> l
         level = "" if abs(middle) < LEVEL_ST else LEVELS[middle < 0]
         usual_db = float(np.median([word.level_db for word in part]))
         for index, word in zip(places, part, strict=True):
-            longer = word.gap_s - usual[_bounds(words[index - 1])] if index else 0.0
+            longer = word.gap_s - usual[bounds(words[index - 1].name)] if index else 0.0
             pause = "" if longer < PAUSE_SHORT_S else PAUSES[longer >= PAUSE_LONG_S]
             above = 0.0 if word.pitch_st is None else word.pitch_st - middle
             louder = word.level_db - usual_db

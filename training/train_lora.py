@@ -3,7 +3,8 @@
 ``python -m training.train_lora --epochs 3 --batch-size 4``
 
 - Trained on ``prosody_dataset.json`` of :mod:`training.prepare_prosody`: each segment is a text to be said, with its
-  prosody tokens, and the codec's codes of how it was said. Words begin where they were aligned: timing is learnt.
+  prosody tokens, and the codec's codes of how it was said. Words begin where they were aligned: timing is learnt,
+  and pauses are as long as there.
 - Besides, written dialogues of the base's domain keep it able to converse (``--keep_share``); with ``--replay``, spoken
   ones from :mod:`training.encode_dataset` too.
 - ``--decoder_minutes`` fits the codec's decoder to the voice, too: the shipped one was fitted to another.
@@ -34,6 +35,7 @@ from models.codec import AcousticEncoder
 from models.errors import ModelError
 from models.prosody import canonical, strip_marks
 from models.runtime_lora import ADAPTER_FILE, read_adapter
+from models.runtime_state import pause_steps
 from models.s2s import S2S
 from models.score import Score
 from models.tokenizer import Tokenizer
@@ -44,7 +46,7 @@ from training.encoders import CodecEncoders, load_codec_config
 from training.export import check_alphabet, export_codec, export_s2s, portable, silence_codes
 from training.lora import LoraError, LoraSettings, adapt, count, merge, merged, model_fingerprint, save_adapter
 from training.prepare_prosody import DatasetError, read_dataset
-from training.replies import reply_audio, spread_words
+from training.replies import FRAME_S, reply_audio, spread_words
 from training.run import Budget, Run, cosine, seed_everything
 from training.s2s_batches import Batch, Batcher, collate
 from training.s2s_data import build_sequence
@@ -191,7 +193,7 @@ def fit_decoder(args: argparse.Namespace, items: Sequence[dict[str, Any]]) -> Pa
     return codec
 
 
-def export_merged(model: S2S, args: argparse.Namespace, codec: Path, decoder: bool) -> None:
+def export_merged(model: S2S, args: argparse.Namespace, codec: Path, decoder: bool, pauses: dict[str, int]) -> None:
     """Write ``s2s``, and ``codec`` if its decoder was fitted, beside the adapter; each appears whole or not at all."""
     config = model.config
     alphabet = {"user_levels": config.user_levels, "agent_levels": config.agent_levels}
@@ -203,7 +205,7 @@ def export_merged(model: S2S, args: argparse.Namespace, codec: Path, decoder: bo
         made = Path(temporary)
         provenance = portable(read_header(args.s2s, "repartee-s2s")["provenance"])
         worst = export_s2s(model, provenance | {"lora": args.output.name}, codec, made / "s2s", alphabet,
-                           silence_codes(acoustic.eval()))  # fmt: skip
+                           silence_codes(acoustic.eval()), pause_steps({"pause_steps": pauses}))  # fmt: skip
         if domain.is_file():
             shutil.copy(domain, made / "s2s" / DOMAIN_FILE)
         if decoder:
@@ -249,13 +251,14 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     held = prepare(turns["validation"], score, model.config.lead_frames)
     run, checked = fit(model, batches, keep, lambda: check_voice(model, turns["validation"], held), args)
     codec = fit_decoder(args, dataset["train"]) if args.decoder_minutes else args.codec
+    pauses = {token: max(round(length / FRAME_S), 1) for token, length in dataset.get("pauses", {}).items()}
     counts = Counter(mark["token"] for item in dataset["train"] for mark in item["prosody_tokens"])
     more = {
         "decoder": bool(args.decoder_minutes), "settings": asdict(settings), "trainable": trainable,
-        "validation": checked, "provenance": portable(run.provenance),
+        "validation": checked, "pause_steps": pauses, "provenance": portable(run.provenance),
     }  # fmt: skip
     save_adapter(adapted, args.output, base, args.codec / "tokenizer.json", more, counts)
-    export_merged(merged(adapted), args, codec, bool(args.decoder_minutes))
+    export_merged(merged(adapted), args, codec, bool(args.decoder_minutes), pauses)
     print(
         f"{args.output} after {(time.monotonic() - started) / 60:.1f} min: run_agent.py --lora {args.output}",
         flush=True,
@@ -280,7 +283,7 @@ def merge_only(args: argparse.Namespace) -> None:
         for name in (ADAPTER_FILE, "adapter_config.json", "adapter_model.safetensors", "prosody_tokens.json"):
             shutil.copy(args.merge / name, target / name)
         Tokenizer.load(args.merge / "tokenizer.json").save(target / "tokenizer.json")
-    export_merged(model, args, codec, bool(header.get("decoder")))
+    export_merged(model, args, codec, bool(header.get("decoder")), header.get("pause_steps", {}))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
