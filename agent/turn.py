@@ -54,8 +54,8 @@ MIN_COMMIT_MS = 100
 
 MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
 NO_OPINION = -1.0  # a probability that reaches no threshold
-_LOW = {"end_of_turn_threshold": 0.9, "end_of_turn_silence_ms": 480}
-_HIGH = {"end_of_turn_threshold": 0.4, "end_of_turn_silence_ms": 160}
+_LOW = {"end_of_turn_threshold": 0.9, "end_of_turn_silence_ms": 480, "sure_silence_ms": 400}
+_HIGH = {"end_of_turn_threshold": 0.4, "end_of_turn_silence_ms": 160, "sure_silence_ms": 80}
 EAGERNESS = {"low": (_LOW, 3_000), "high": (_HIGH, 800)}
 """Of ``semantic_vad``, where not the daemon's: fields of :class:`TurnConfig`; milliseconds of silence in any case."""
 
@@ -65,11 +65,13 @@ class TurnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    end_of_turn_threshold: float = Field(0.6, ge=0.0)
+    end_of_turn_threshold: float = Field(0.5, ge=0.0)
     """Probability from the model above which the user has finished; above 1 turns this off."""
-    end_of_turn_silence_ms: int = Field(240, ge=0, le=5_000)
-    """Silence that must have been heard as well."""
-    speculate_threshold: float = Field(0.4, ge=0.0)
+    end_of_turn_silence_ms: int = Field(320, ge=0, le=5_000)
+    """Silence that must have been heard as well, at that probability."""
+    sure_silence_ms: int = Field(160, ge=0, le=5_000)
+    """The same when the model is certain; in proportion between the two."""
+    speculate_threshold: float = Field(0.15, ge=0.0)
     """Probability above which the answer is begun and held back until the turn has ended; above 1 turns this off."""
     speculate_silence_ms: int = Field(80, ge=0, le=5_000)
     """Silence that must have been heard as well."""
@@ -110,7 +112,8 @@ class TurnTaker:
     def configure(self, config: TurnConfig) -> None:
         """Decide by these settings from now on."""
         self._threshold = config.end_of_turn_threshold
-        self._needed_silence = max(1, ms_to_samples(config.end_of_turn_silence_ms))
+        self._silence = ms_to_samples(config.end_of_turn_silence_ms)
+        self._sure_silence = min(ms_to_samples(config.sure_silence_ms), self._silence)
         self._speculate_threshold = config.speculate_threshold
         self._speculate_silence = max(1, ms_to_samples(config.speculate_silence_ms))
         self._interrupt_after = ms_to_samples(config.interrupt_after_ms)
@@ -235,8 +238,13 @@ class TurnTaker:
         self._speculated = True
         return [Speculate(self._turn, now - self._quiet)]
 
+    def _needed_silence(self) -> float:
+        """Samples of silence with which a turn ends by what the model thinks of it."""
+        sure = min((self._end_chance - self._threshold) / max(1.0 - self._threshold, 1e-6), 1.0)
+        return max(1.0, self._silence + sure * (self._sure_silence - self._silence))
+
     def _end_early(self, now: int) -> list[Action]:
-        finished = self._end_chance >= self._threshold and self._quiet >= self._needed_silence
+        finished = self._end_chance >= self._threshold and self._quiet >= self._needed_silence()
         if not (self.listening and finished):
             return []
         return [*self._end(now, now - self._quiet, "model"), RestartDetector()]

@@ -4,8 +4,8 @@ External ids (on the wire, in data sets) start at ``PROSODY_ID_BASE``. Whatever 
 the audio stream as a delivery control instead of being spoken. What a token acts on, its scope:
 
 * ``<emph>``: the next word is longer, higher and louder.
-* ``<pause_short>``, ``<pause_long>``: 300 or 750 ms of silence at that place; none before the first word or after the
-  last. Of several at one place the longest counts.
+* ``<pause_short>``, ``<pause_long>``: 300 or 750 ms of silence at that place, in a voice learnt from recordings as much
+  as its speaker makes; none before the first word or after the last. Of several at one place the longest counts.
 * ``<pitch_high>``, ``<pitch_low>``: from there to the next boundary, or to the next of the two. A boundary is a word's
   final ``, . ! ? : ;`` or the end.
 * ``<pitch_rising>``, ``<pitch_falling>``: the last 300 ms before the next boundary, wherever in that phrase they

@@ -31,7 +31,9 @@ FRAME = 1_920
 
 def setting(silence_ms: int = 500, threshold: float = MODEL_OFF, after_ms: int = 100) -> Setting:
     vad = VadConfig(detector="webrtc", silence_duration_ms=silence_ms)
-    return Setting(vad, TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=after_ms))
+    return Setting(
+        vad, TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=after_ms, sure_silence_ms=after_ms)
+    )
 
 
 def made_trace(
@@ -86,7 +88,9 @@ def test_replay_decides_when_the_daemon_does(
     tmp_path: Path, repo_root: Path, end_of_turn: float, silence_ms: int
 ) -> None:
     """The replayed decision falls on the chunk on which a rehearsed conversation takes it, or the detector's 32 ms."""
-    config = AgentConfig(turn=TurnConfig(end_of_turn_threshold=0.9, end_of_turn_silence_ms=silence_ms))
+    config = AgentConfig(
+        turn=TurnConfig(end_of_turn_threshold=0.9, end_of_turn_silence_ms=silence_ms, sure_silence_ms=silence_ms)
+    )
     (recording,) = question(tmp_path, repo_root)
     engine = FakeEngine(end_of_turn=end_of_turn)
     (heard,) = hear(engine, config, recording)

@@ -142,6 +142,9 @@ def test_a_wrong_data_set_is_told(tmp_path: Path) -> None:
     path.write_text('{"format": "other"}')
     with pytest.raises(DatasetError, match="format 'other'"):
         read_dataset(path)
+    path.write_text('{"format": "repartee-prosody-dataset", "version": 1, "pauses": {"<pause_long>": 9.0}}')
+    with pytest.raises(DatasetError, match=r"'<pause_long>' of 9\.0 s"):
+        read_dataset(path)
     item = '{"id": "a", "audio_file": "a.wav", "duration": 1.0, "words": [{}]}'
     path.write_text(f'{{"format": "repartee-prosody-dataset", "version": 1, "train": [{item}], "validation": []}}')
     with pytest.raises(DatasetError, match=r"a: .*a\.wav is missing"):

@@ -98,6 +98,18 @@ def test_the_model_alone_does_not_end_a_turn() -> None:
     assert turns.on(Quiet(160 * MS), 1_660 * MS)[0] == StopTurn(1, 1_660 * MS, 1_500 * MS, "model")
 
 
+@pytest.mark.parametrize(("chance", "needed_ms"), [(0.5, 320), (0.75, 240), (1.0, 160)])
+def test_a_surer_model_needs_less_silence(chance: float, needed_ms: int) -> None:
+    """From the full silence at the threshold to the least one at certainty; no sooner, no later."""
+    turns = TurnTaker(TurnConfig(end_of_turn_threshold=0.5, end_of_turn_silence_ms=320, sure_silence_ms=160,
+                                 speculate_threshold=2.0))  # fmt: skip
+    turns.on(SpeechStarted(1_000 * MS, 700 * MS), 1_000 * MS)
+    turns.on(Quiet(20 * MS), 1_520 * MS)
+    turns.on(EndOfTurn(chance, 1_520 * MS), 1_520 * MS)
+    ended = [quiet for quiet in range(40, 400, 20) if turns.on(Quiet(quiet * MS), (1_500 + quiet) * MS)]
+    assert ended[0] == needed_ms
+
+
 def test_the_models_opinion_dies_when_the_user_goes_on() -> None:
     """Speech after a pause forgets what the model thought in the pause."""
     turns = listening()

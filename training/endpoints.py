@@ -83,7 +83,9 @@ class Setting:
         """As in tables."""
         if self.turn.end_of_turn_threshold > 1.0:
             return f"{self.vad.detector} {self.vad.silence_duration_ms} ms"
-        return f"model {self.turn.end_of_turn_threshold:g} after {self.turn.end_of_turn_silence_ms} ms"
+        silences = {self.turn.end_of_turn_silence_ms, min(self.turn.end_of_turn_silence_ms, self.turn.sure_silence_ms)}
+        shown = " to ".join(map(str, sorted(silences)))
+        return f"model {self.turn.end_of_turn_threshold:g} after {shown} ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Endpoints:
             "full_silence_ms": self.setting.vad.silence_duration_ms,
             "threshold": self.setting.turn.end_of_turn_threshold,
             "silence_ms": self.setting.turn.end_of_turn_silence_ms,
+            "sure_silence_ms": self.setting.turn.sure_silence_ms,
             "cut_ins": self.cut_ins.to_json(),
             "missed": self.missed.to_json(),
             "median_ms": self.median_ms.to_json(),
@@ -184,7 +187,7 @@ def settings(config: AgentConfig) -> list[Setting]:
     sweep = [
         Setting(
             config.vad,
-            TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=silence_ms),
+            TurnConfig(end_of_turn_threshold=threshold, end_of_turn_silence_ms=silence_ms, sure_silence_ms=silence_ms),
         )
         for threshold, silence_ms in product(THRESHOLDS, SILENCES_MS)
     ]

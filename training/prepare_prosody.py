@@ -49,6 +49,7 @@ FORMAT = "repartee-prosody-dataset"
 VALID_EVERY = 10
 STRAY_S = 0.35  # of speech before the first or after the last word: the segment holds more than its words
 STRAY_DB = -35.0
+MOST_PAUSE_S = 4.0
 FEW_PAUSES = 8  # that do not tell how long this speaker makes them
 MAX_SHIFT_S = 0.25  # median, between where recognition and where alignment put a word
 
@@ -278,6 +279,9 @@ def read_dataset(path: Path) -> dict[str, Any]:
         dataset = json.loads(path.read_text("utf8"))
         if (dataset.get("format"), dataset.get("version")) != (FORMAT, 1):
             raise ValueError(f"format {dataset.get('format')!r} version {dataset.get('version')!r}")
+        for token, length in dataset.setdefault("pauses", {}).items():
+            if token not in PAUSES or not 0.0 < length < MOST_PAUSE_S:
+                raise ValueError(f"a pause {token!r} of {length!r} s")
         for item in (*dataset["train"], *dataset["validation"]):
             item["audio_file"] = path.parent / item["audio_file"]
             if not item["audio_file"].is_file():

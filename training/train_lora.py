@@ -251,7 +251,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     held = prepare(turns["validation"], score, model.config.lead_frames)
     run, checked = fit(model, batches, keep, lambda: check_voice(model, turns["validation"], held), args)
     codec = fit_decoder(args, dataset["train"]) if args.decoder_minutes else args.codec
-    pauses = {token: max(round(length / FRAME_S), 1) for token, length in dataset.get("pauses", {}).items()}
+    pauses = {token: max(round(length / FRAME_S), 1) for token, length in dataset["pauses"].items()}
     counts = Counter(mark["token"] for item in dataset["train"] for mark in item["prosody_tokens"])
     more = {
         "decoder": bool(args.decoder_minutes), "settings": asdict(settings), "trainable": trainable,
