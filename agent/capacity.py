@@ -1,8 +1,8 @@
 """How many conversations this machine can hold in real time: measured at the start, watched while they last.
 
 * A conversation is taken to be busy all the time: in the 80 ms of a frame the model hears a frame (`LISTEN`), or hears
-  one and speaks one (`IDLE` and `SPEAK`). As many fit as need no more than a share of the model threads' time; the
-  rest is for the event loop, which needs nearly as much for the same audio, for the system, and for bad moments.
+  one and speaks one (`IDLE` and `SPEAK`). As many fit as need, with what the event loop does for the same audio, no
+  more than a share of the time; the rest is for the system, and for bad moments.
 * Everybody's frame may be due at the same moment, behind the longest step there is: the last one still has to be done
   within its 80 ms.
 * The start may have been a good moment, or a bad one. The steps of the last seconds are compared with those of the
@@ -21,7 +21,10 @@ import numpy as np
 from agent.worker import StepEngine
 from models.runtime import Mode
 
-USABLE = 0.18  # of the model threads' time: five on two cores, where six have underruns (LOG.md)
+USABLE = (
+    0.44  # of the time: five of 3 ms steps and four of 4.6 ms steps on two cores, where one more has underruns (LOG.md)
+)
+LOOP_S = 0.0035  # a frame: what the event loop needs for a conversation, most of it its voice detector
 ALONE = 0.7  # of a frame: what a conversation may need that is the only one
 FULL_AT = 0.5  # of a frame: the 95th percentile of the present frame times above which nobody is let in
 STEPS = 24  # of each kind that are timed at the start
@@ -96,7 +99,7 @@ def conversations(times: StepTimes, frame_s: float, threads: int = 1, slowdown: 
     busy, longest = times.busy * slowdown / threads, times.longest * slowdown
     if busy <= 0.0:
         return _KEPT_CALLS
-    in_share = USABLE * frame_s / busy
+    in_share = USABLE * frame_s / (busy + LOOP_S * slowdown)
     at_once = (frame_s - longest) / busy + 1.0
     alone = times.busy * slowdown <= ALONE * frame_s
     return max(int(alone), int(min(in_share, at_once)))

@@ -59,10 +59,11 @@ class _Step(nn.Module):
         self.net = net
 
     def forward(self, mode: Tensor, user: Tensor, text: Tensor, transcript: Tensor, agent: Tensor, position: Tensor,
-                mask: Tensor, keys: Tensor, values: Tensor, recent: Tensor | None = None,
-                ) -> tuple[Tensor, ...]:  # fmt: skip
+                mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
+        layers = self.net.cache_shape[0]
+        recent = past[2 * layers] if self.net.config.recent_dim else None
         frame = FrameInput(mode, user, text, transcript, agent, recent)
-        out, new_keys, new_values = self.net.step(frame, keys, values, mask, position)
+        out, new_keys, new_values = self.net.step(frame, past[:layers], past[layers : 2 * layers], mask, position)
         return out.text, out.transcript, out.turn, new_keys, new_values
 
 
@@ -141,7 +142,7 @@ def export_decoder(net: Decoder, path: Path) -> None:
 
 
 def export_step(net: S2S, path: Path) -> None:
-    """One S2S step; keys and values are the whole window, new_keys and new_values this frame's slice."""
+    """One S2S step; keys_i, values_i: a layer's whole window; new_keys, new_values: this frame's of all layers."""
     layers, heads, size = net.cache_shape
     window = net.config.window
 
@@ -151,10 +152,10 @@ def export_step(net: S2S, path: Path) -> None:
     inputs = [
         integers(), integers(len(net.config.user_levels)), integers(), integers(),
         integers(len(net.config.agent_levels)), integers(),
-        torch.zeros(1, 1, 1, window + 1), torch.zeros(layers, 1, heads, window, size),
-        torch.zeros(layers, 1, heads, window, size),
+        torch.zeros(1, 1, 1, window + 1), *(torch.zeros(1, heads, window, size) for _ in range(2 * layers)),
     ]  # fmt: skip
-    names = ["mode", "user", "text", "transcript", "agent", "position", "mask", "keys", "values"]
+    names = ["mode", "user", "text", "transcript", "agent", "position", "mask"]
+    names += [f"{part}_{layer}" for part in ("keys", "values") for layer in range(layers)]
     if net.config.recent_dim:
         inputs, names = [*inputs, integers(N_RECENT)], [*names, "recent"]
     outputs = ["text_logits", "transcript_logits", "turn_logits", "new_keys", "new_values"]

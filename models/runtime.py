@@ -299,8 +299,8 @@ class Engine:
             inputs["recent"][0, 0] = state.recent
         state.step.run()
         slot = state.position % self._window
-        inputs["keys"][:, :, :, slot] = outputs["new_keys"][:, :, :, 0]
-        inputs["values"][:, :, :, slot] = outputs["new_values"][:, :, :, 0]
+        for layer, (keys, values) in enumerate(zip(outputs["new_keys"], outputs["new_values"], strict=True)):
+            inputs[f"keys_{layer}"][:, :, slot], inputs[f"values_{layer}"][:, :, slot] = keys[:, :, 0], values[:, :, 0]
         inputs["mask"][..., slot] = 0.0
         state.position += 1
 

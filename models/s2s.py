@@ -19,14 +19,14 @@
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
+from transformers import AttentionInterface, AutoConfig, AutoModel
 from transformers.cache_utils import Cache
 
 from models.quantize import GroupedFSQ
@@ -103,31 +103,70 @@ class FrameOutput:
     turn: Tensor
 
 
+Window = tuple[Tensor, Tensor]
+"""Of a layer, past and new entries: [B, kv heads, W, head dim] and [B, kv heads, 1, head dim]."""
+
+
 class WindowCache(Cache):
     """Keys and values given as plain tensors: what lets a transformers model run with an external ring buffer.
 
-    ``update`` hands the attention past and new entries together and keeps the new ones for the owner of the ring.
+    ``update`` hands :func:`attend_to_window` past and new entries side by side, and keeps the new ones for the owner of
+    the ring.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        """``keys``, ``values``: [layers, B, kv heads, W, head dim], in any order of time (keys hold their rotation)."""
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Take both of each layer, [B, kv heads, W, head dim], in any order of time; keys hold their rotation."""
         super().__init__(layers=[])
         self._past = (keys, values)
         self.new_keys: list[Tensor] = []
         self.new_values: list[Tensor] = []
 
-    def update(
+    def update(  # type: ignore[override]
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Past and new keys and values of a layer, joined over time."""
+    ) -> tuple[Window, Window]:
+        """Past and new keys and values of a layer."""
         self.new_keys.append(key_states)
         self.new_values.append(value_states)
         keys, values = self._past
-        return torch.cat([keys[layer_idx], key_states], dim=2), torch.cat([values[layer_idx], value_states], dim=2)
+        return (keys[layer_idx], key_states), (values[layer_idx], value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Slots of the ring, used or not."""
-        return int(self._past[0].shape[3])
+        return int(self._past[0][0].shape[2])
+
+
+def attend_to_window(
+    module: nn.Module, query: Tensor, key: Window, value: Window, attention_mask: Tensor,
+    scaling: float | None = None, **kwargs: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention of one step over the past and itself, which copies neither: the window is most of a step's memory.
+
+    Args:
+        module: not used.
+        query: [B, heads, 1, head dim].
+        key: of a :class:`WindowCache`; ``value`` likewise.
+        value: see ``key``.
+        attention_mask: [B, 1, 1, W + 1].
+        scaling: of the scores; None: one over the root of the head's size.
+        kwargs: not used.
+
+    Returns:
+        [B, 1, heads, head dim], and no weights.
+    """
+    batch, heads, _, size = query.shape
+    past_keys, new_keys = key
+    past_values, new_values = value
+    groups = query.reshape(batch, past_keys.shape[1], -1, size)  # of heads that share keys
+    factor = size**-0.5 if scaling is None else scaling
+    found = []
+    for one in groups.unbind(dim=2):  # a head at a time: products with a vector, for which no matrix is rearranged
+        scores = torch.cat([past_keys @ one[..., None], new_keys @ one[..., None]], dim=2).transpose(2, 3)
+        weights = torch.softmax(scores * factor + attention_mask, dim=-1)
+        found.append(weights[..., :-1] @ past_values + weights[..., -1:] * new_values)
+    return torch.cat(found, dim=2).reshape(batch, 1, heads, size), None
+
+
+AttentionInterface.register("window", attend_to_window)
 
 
 class S2S(nn.Module):
@@ -202,13 +241,13 @@ class S2S(nn.Module):
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def step(
-        self, frame: FrameInput, keys: Tensor, values: Tensor, mask: Tensor, position: Tensor
+        self, frame: FrameInput, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor, position: Tensor
     ) -> tuple[FrameOutput, Tensor, Tensor]:
         """One frame against a window of past keys and values.
 
         Args:
             frame: inputs with T = 1.
-            keys: [layers, B, kv heads, W, head dim]; ``values`` likewise.
+            keys: of each layer, [B, kv heads, W, head dim]; ``values`` likewise.
             values: see ``keys``.
             mask: additive float [B, 1, 1, W + 1]; minus infinity (or very low) on unused slots; the last is this frame.
             position: int64 [B, 1], steps since the session began.
@@ -216,11 +255,15 @@ class S2S(nn.Module):
         Returns:
             Logits, new key and new value slices [layers, B, kv heads, 1, head dim] for the owner of the ring to store.
         """
-        cache = WindowCache(keys, values)
-        hidden = self.backbone(
-            inputs_embeds=self.embed(frame), attention_mask=mask, position_ids=position,
-            past_key_values=cache, use_cache=True,
-        ).last_hidden_state  # fmt: skip
+        cache, config = WindowCache(keys, values), self.backbone.config
+        kind, config._attn_implementation = config._attn_implementation, "window"
+        try:
+            hidden = self.backbone(
+                inputs_embeds=self.embed(frame), attention_mask=mask, position_ids=position,
+                past_key_values=cache, use_cache=True,
+            ).last_hidden_state  # fmt: skip
+        finally:
+            config._attn_implementation = kind
         return self.heads(hidden), torch.stack(cache.new_keys), torch.stack(cache.new_values)
 
 

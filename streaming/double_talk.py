@@ -24,8 +24,6 @@ _FRAMES = 4
 _MOST_DB = 20.0
 _CALM = 150  # frames of echo without anybody that it takes to be believed
 _STAYS = 40  # frames: the echo ends when the agent falls silent, and a voice detector needs time to make up its mind
-_PLAYED = 1e-2  # power of a played frame that an echo would be heard of
-_UNANSWERED = 200  # such frames without an echo: there is none
 _SOUNDS = 1e-6  # power of a played band that can be heard
 _OVER_NOISE = 4.0  # of an echo that counts
 _RISE = 10 ** (3 / 10 / 100)  # of the noise's power a frame: 3 dB a second
@@ -46,12 +44,7 @@ class DoubleTalk:
         self._noise = np.full(count, np.inf)
         self._above = np.full(_FRAMES, -_MOST_DB)
         self._all = 0.0
-        self._calm = self._stays = self._unanswered = 0
-
-    @property
-    def no_echo(self) -> bool:
-        """Whether none has come of what was played for long: headphones, or a speaker far away."""
-        return self._unanswered >= _UNANSWERED
+        self._calm = self._stays = 0
 
     def somebody_speaks(self, played: FloatArray, heard: FloatArray) -> bool:
         """Take 10 ms of both, float32 [240]; whether somebody is heard over an echo."""
@@ -72,10 +65,6 @@ class DoubleTalk:
         if self._played[:_RECENT].sum() > _SOUNDS:
             self._learn(power - self._noise - echo, _CAREFUL if self._all > _MAY_BE_DB else _PACE)
         sounds = echo.sum() > _OVER_NOISE * self._noise.sum()
-        if sounds:
-            self._unanswered = 0
-        elif played_power.sum() > _PLAYED:
-            self._unanswered += 1
         self._stays = max(self._stays - 1, 0)
         if sounds and score <= _IS_DB:
             self._calm += 1

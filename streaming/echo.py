@@ -42,7 +42,6 @@ class EchoCanceller:
         self._module = self._rtc.AudioProcessingModule(
             echo_cancellation=True, high_pass_filter=True, noise_suppression=suppress_noise
         )
-        self._suppresses_noise = suppress_noise
         self._far_end = FarEnd()
         self._guard = EchoGuard()
         self._double_talk = DoubleTalk()
@@ -104,8 +103,6 @@ class EchoCanceller:
         left = _processed(self._rtc, self._module, pcm)
         powers = [float(np.square(part).mean()) for part in (played, pcm, left)]
         self.spoken_over = self._double_talk.somebody_speaks(played, pcm) and self._guard.trusting
-        if self._double_talk.no_echo and not self._suppresses_noise:
-            return pcm  # a canceller without an echo closes for a moment whenever both speak
         return np.zeros_like(left) if self._guard.is_echo(*powers) else left
 
 

@@ -218,7 +218,7 @@ def test_long_sessions_stay_bounded(engine: Engine) -> None:
         _speak(engine, state, 10)
     assert state.position == 80 > WINDOW
     assert (state.step.inputs["mask"] == 0.0).all()
-    assert state.step.inputs["keys"].shape[3] == WINDOW
+    assert state.step.inputs["keys_0"].shape[2] == WINDOW
     assert all(np.isfinite(fact).all() for fact in _facts(engine, state))
 
 

@@ -173,10 +173,11 @@ def check_step(model: S2S, path: Path) -> float:
             if given is not None:
                 stream.inputs[name][:] = given.numpy()
         stream.inputs["position"][:] = position
-        for name, tensor in (("mask", mask), ("keys", keys), ("values", values)):
-            stream.inputs[name][:] = tensor.numpy()
+        stream.inputs["mask"][:] = mask.numpy()
+        for layer in range(layers):
+            stream.inputs[f"keys_{layer}"][:], stream.inputs[f"values_{layer}"][:] = keys[layer], values[layer]
         with torch.no_grad():
-            out, new_keys, new_values = model.step(frame, keys, values, mask, torch.full((1, 1), position))
+            out, new_keys, new_values = model.step(frame, list(keys), list(values), mask, torch.full((1, 1), position))
         stream.run()
         for name, logits in (
             ("text", out.text),
