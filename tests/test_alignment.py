@@ -1,10 +1,12 @@
 """Forced alignment against the exact times of a synthesiser."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
+from training import alignment
 from training.alignment import AlignmentError, align
 from training.phones import PHONES
 from training.tts import synthesise
@@ -42,6 +44,26 @@ def test_fast_speakers_are_followed(voice: str) -> None:
     for found, true in zip(words, spoken.words, strict=True):
         assert found[1] == pytest.approx(true[1], abs=0.08)
     assert phones[-1][2] <= spoken.duration_s + 0.01
+
+
+def test_where_pauses_leave_no_path_it_is_found_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is heard only with its pauses shortened has its words at their own times."""
+    spoken = synthesise(TEXT, "flite:slt")
+    parts, begin = [], 0
+    for index in (3, 8):
+        end = round(spoken.words[index][1] * 24_000)
+        parts += [spoken.pcm[begin:end], np.zeros(12_000, np.float32)]
+        begin = end
+    pcm, longest = np.concatenate([*parts, spoken.pcm[begin:]]), len(spoken.pcm) + 2 * 3_000
+    search = alignment._search
+
+    def only_short(decoder: Any, audio: np.ndarray, words: list[str]) -> Any:
+        return search(decoder, audio, words) if len(audio) < longest else None
+
+    monkeypatch.setattr(alignment, "_search", only_short)
+    words, _ = align(pcm, TEXT.split())
+    for index, (found, true) in enumerate(zip(words, spoken.words, strict=True)):
+        assert found[1] == pytest.approx(true[1] + 0.5 * ((index >= 3) + (index >= 8)), abs=0.12)
 
 
 def test_what_cannot_be_aligned_is_refused() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pocketsphinx
@@ -16,9 +17,14 @@ from training.vary import stretch
 
 _RECOGNISER_RATE = 16000
 _FRAME_S = 0.01
-_DITHER = 3e-4  # without a little noise no path leads through digital silence
+_DITHERS = (3e-4, 2e-3)  # without a little noise no path leads through digital silence, with more sometimes another
+_REST_S, _REST_LEFT_S, _REST_POWER = 0.2, 0.1, 10**-3.8  # silences, what is left of them, of the loudest 10 ms
 _MARGINS_S = (0.0, 0.25, 0.1, 0.4)  # silence around the speech: some sentences have a path only with or without it
 _SLOWER = 1.4  # in the end: a phone of three states takes 30 ms at least, and fast speakers do not give it that
+
+
+Found = tuple[tuple[Segment, ...], tuple[Segment, ...]]
+"""Words, and phones."""
 
 
 class AlignmentError(ValueError):
@@ -37,7 +43,7 @@ def pronounce(words: Mapping[str, str]) -> None:
             _decoder().add_word(word, phones, True)
 
 
-def align(pcm: np.ndarray, words: list[str]) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+def align(pcm: np.ndarray, words: list[str]) -> Found:
     """Find words in speech.
 
     Args:
@@ -54,17 +60,49 @@ def align(pcm: np.ndarray, words: list[str]) -> tuple[tuple[Segment, ...], tuple
     unknown = sorted({word for word in words if decoder.lookup_word(word) is None})
     if not words or unknown:
         raise AlignmentError(f"no pronunciation of {', '.join(unknown)}" if unknown else "no words to align")
-    for slower in (1.0, _SLOWER):
-        speech = pcm if slower == 1.0 else _slowed(pcm, slower)
-        speech = soxr.resample(speech, SAMPLE_RATE, _RECOGNISER_RATE)
-        speech = speech + np.random.default_rng(0).normal(0.0, _DITHER, len(speech))
-        speech = np.clip(speech * 32767, -32768, 32767).astype(np.int16)
-        for margin in _MARGINS_S:
-            found = _find(decoder, np.pad(speech, round(margin * _RECOGNISER_RATE)).tobytes(), words, margin)
-            if found:
-                spans, phones = ([(n, a / slower, b / slower) for n, a, b in part] for part in found)
-                return tuple(spans), tuple(phones)
+    if found := _search(decoder, pcm, words):
+        return found
+    if found := _search(decoder, _slowed(pcm, _SLOWER), words):
+        return _at_times(found, lambda second: second / _SLOWER)
+    shorter, left_out = _without_rests(pcm)
+    if left_out and (found := _search(decoder, shorter, words)):
+        return _at_times(found, lambda second: second + sum(length for at, length in left_out if at < second))
     raise AlignmentError(f"cannot find {' '.join(words)!r} in {len(pcm) / SAMPLE_RATE:.2f} s of audio")
+
+
+def _search(decoder: pocketsphinx.Decoder, pcm: np.ndarray, words: list[str]) -> Found | None:
+    speech = soxr.resample(pcm, SAMPLE_RATE, _RECOGNISER_RATE)
+    for dither in _DITHERS:
+        noisy = speech + np.random.default_rng(0).normal(0.0, dither, len(speech))
+        samples = np.clip(noisy * 32767, -32768, 32767).astype(np.int16)
+        for margin in _MARGINS_S:
+            found = _find(decoder, np.pad(samples, round(margin * _RECOGNISER_RATE)).tobytes(), words, margin)
+            if found:
+                return found
+    return None
+
+
+def _at_times(found: Found, time: Callable[[float], float]) -> Found:
+    words, phones = (tuple((name, time(start), time(end)) for name, start, end in part) for part in found)
+    return words, phones
+
+
+def _without_rests(pcm: np.ndarray) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Speech with little left of its silences, and where in it how many seconds are missing."""
+    size = round(_FRAME_S * SAMPLE_RATE)
+    power = np.square(pcm[: len(pcm) // size * size].reshape(-1, size)).mean(axis=1)
+    loud = np.flatnonzero(power > _REST_POWER * power.max(initial=0.0))
+    parts, left_out, begin, kept_s = [], list[tuple[float, float]](), 0, 0.0
+    for before, after in itertools.pairwise(loud):
+        rest_s = (after - before - 1) * _FRAME_S
+        if rest_s < _REST_S:
+            continue
+        end = round((before + 1) * size + _REST_LEFT_S / 2 * SAMPLE_RATE)
+        parts.append(pcm[begin:end])
+        kept_s += len(parts[-1]) / SAMPLE_RATE
+        left_out.append((kept_s, float(rest_s - _REST_LEFT_S)))
+        begin = end + round((rest_s - _REST_LEFT_S) * SAMPLE_RATE)
+    return np.concatenate([*parts, pcm[begin:]]), left_out
 
 
 def _slowed(pcm: np.ndarray, factor: float) -> np.ndarray:
@@ -72,9 +110,7 @@ def _slowed(pcm: np.ndarray, factor: float) -> np.ndarray:
     return stretch(pcm, np.array([0.0, length_s]), np.array([0.0, factor * length_s]), round(factor * len(pcm)))
 
 
-def _find(
-    decoder: pocketsphinx.Decoder, audio: bytes, words: list[str], margin: float
-) -> tuple[tuple[Segment, ...], tuple[Segment, ...]] | None:
+def _find(decoder: pocketsphinx.Decoder, audio: bytes, words: list[str], margin: float) -> Found | None:
     try:
         decoder.set_align_text(" ".join(words))
         _listen(decoder, audio)
