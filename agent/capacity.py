@@ -21,9 +21,7 @@ import numpy as np
 from agent.worker import StepEngine
 from models.runtime import Mode
 
-USABLE = (
-    0.44  # of the time: five of 3 ms steps and four of 4.6 ms steps on two cores, where one more has underruns (LOG.md)
-)
+USABLE = 0.44  # of the time: five with 3 ms steps, four with 4.6 ms, where one more has underruns (LOG.md)
 LOOP_S = 0.0035  # a frame: what the event loop needs for a conversation, most of it its voice detector
 ALONE = 0.7  # of a frame: what a conversation may need that is the only one
 FULL_AT = 0.5  # of a frame: the 95th percentile of the present frame times above which nobody is let in

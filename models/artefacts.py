@@ -31,7 +31,9 @@ def read_config(directory: Path, kind: str) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != kind:
         raise ArtefactError(f"{path}: expected format {kind!r}")
     if config.get("version") != VERSION:
-        raise ArtefactError(f"{path}: version {config.get('version')}, this program reads version {VERSION}")
+        raise ArtefactError(
+            f"{path}: version {config.get('version')}, this program reads version {VERSION}; export the model again"
+        )
     return config
 
 
