@@ -166,7 +166,7 @@ async def test_the_local_conversation_has_a_place() -> None:
     """What the microphone needs is not given to clients; one of them is let in all the same."""
     daemon = Daemon(FakeEngine(), load_config(None), audio=True)
     daemon._capacity = Capacity(StepTimes({mode: (0.00225,) for mode in Mode}), 0.08)
-    assert [daemon._capacity.at_start, daemon._room(0)] == [3, 2]
+    assert [daemon._capacity.at_start, daemon._room(0)] == [4, 3]
     daemon._capacity = Capacity(StepTimes({mode: (0.03,) for mode in Mode}), 0.08)
     assert [daemon._capacity.at_start, daemon._room(0)] == [1, 1]
 

@@ -74,8 +74,8 @@ def test_a_missing_package() -> None:
 @pytest.mark.parametrize(
     ("idle", "speak", "p99", "status", "says"),
     [
-        (0.9, 2.0, 20.0, "OK", "2 can talk at once"),
-        (0.9, 2.0, 60.0, "WARN", "2 can talk at once"),
+        (0.9, 2.0, 20.0, "OK", "4 can talk at once"),
+        (0.9, 2.0, 60.0, "WARN", "3 can talk at once"),
         (20.0, 30.0, 39.0, "OK", "1 can talk at once"),
         (30.0, 40.0, 39.0, "FAIL", "0 can talk at once"),
     ],

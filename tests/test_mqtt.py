@@ -245,24 +245,20 @@ async def test_leaving_a_broker_that_does_not_answer(tmp_path: Path) -> None:
 
 
 async def test_more_than_may_wait(tmp_path: Path) -> None:
-    """A broker that stays away costs bounded memory: metrics go first, orders arrive."""
-    broker = Broker(tmp_path)
-    async with linked(broker, outgoing_messages=100) as (link, _):
+    """What is said before there is a connection costs bounded memory: metrics go first, orders arrive."""
+    few = {"outgoing_messages": 100}
+    async with running_broker(tmp_path) as broker, listening(broker) as ear, linked(broker, **few) as (link, _):
         for number in range(200):
             link.publish("metrics", str(number), qos=0, rank=Rank.LOW)
         for number in range(60):
             link.publish("action", str(number), rank=Rank.HIGH)
+        assert link.connections == 0
         assert link.counters["waiting"] == 100 + 1  # and that we are online
         assert link.counters["dropped_low"] == 160
-        try:
-            await broker.start()
-            async with listening(broker) as ear:
-                await eventually(lambda: len(ear.payloads("repartee/metrics")) == 40, 20.0)
-                assert ear.payloads("repartee/action") == [str(number) for number in range(60)]
-                assert ear.payloads("repartee/metrics") == [str(number) for number in range(160, 200)]
-                assert ear.bodies("repartee/link")[-1]["dropped_low"] == 160
-        finally:
-            await broker.kill()
+        await eventually(lambda: len(ear.payloads("repartee/metrics")) == 40, 20.0)
+        assert ear.payloads("repartee/action") == [str(number) for number in range(60)]
+        assert ear.payloads("repartee/metrics") == [str(number) for number in range(160, 200)]
+        assert ear.bodies("repartee/link")[-1]["dropped_low"] == 160
 
 
 async def test_a_flood_of_commands_is_bounded(tmp_path: Path) -> None:
