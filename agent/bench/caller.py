@@ -275,7 +275,7 @@ async def call(url: str) -> AsyncIterator[Caller]:
         ):
             yield caller
     except (OSError, WebSocketException) as exc:
-        raise InputError(f"{url}: {exc}") from exc
+        raise InputError(f"{url}: {str(exc) or type(exc).__name__}") from exc
 
 
 @contextlib.asynccontextmanager
@@ -297,7 +297,7 @@ async def call_with_sdk(url: str) -> AsyncIterator[Caller]:
         async with client.realtime.connect(model="local") as connection, Caller(_SdkLine(connection)) as caller:
             yield caller
     except (OSError, WebSocketException, openai.OpenAIError) as exc:
-        raise InputError(f"{url}: {exc}") from exc
+        raise InputError(f"{url}: {str(exc) or type(exc).__name__}") from exc
 
 
 async def converse(caller: Caller, turns: Sequence[np.ndarray], pause_s: float) -> list[Heard]:
