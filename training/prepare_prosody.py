@@ -34,6 +34,7 @@ from training.long_alignment import Heard, LongAlignmentError, Span, TranscriptR
 from training.marked_transcript import MarkedWord, TranscriptError, read_transcript, to_text
 from training.segment_audio import SegmentError, read_manifest
 from training.spoken_words import (
+    HOP_S,
     SpokenWord,
     bounds,
     measure_words,
@@ -175,7 +176,7 @@ def pause_lengths(measured: Sequence[Sequence[SpokenWord]], marked: Sequence[Seq
     rests: dict[bool, list[float]] = {False: [], True: []}
     pauses: dict[str, list[tuple[bool, float]]] = {token: [] for token in PAUSES}
     for spoken, words in zip(measured, marked, strict=True):
-        for before, word, (_, given) in zip(spoken, spoken[1:], itertools.pairwise(words), strict=False):
+        for (before, word), given in zip(itertools.pairwise(spoken), words[1:], strict=True):
             kind = bounds(before.name)
             told = [token for token in PAUSES if token in given.marks]
             if told:
@@ -184,7 +185,7 @@ def pause_lengths(measured: Sequence[Sequence[SpokenWord]], marked: Sequence[Seq
                 rests[kind].append(word.gap_s)
     usual = {kind: float(np.mean(gaps)) if gaps else 0.0 for kind, gaps in rests.items()}
     return {
-        token: round(float(np.mean([gap - usual[kind] for kind, gap in found])), 3)
+        token: round(max(float(np.mean([gap - usual[kind] for kind, gap in found])), HOP_S), 3)
         for token, found in pauses.items()
         if len(found) >= FEW_PAUSES
     }
