@@ -110,6 +110,7 @@ class AudioIO:
         self._origin = 0  # session sample of the resampler's first input
         self._position = 0
         self._lost: set[Direction] = set()
+        self._cuts = 0  # of the playout, so far
         self._xruns = 0  # that the echo canceller knows of
 
     def start(self) -> None:
@@ -200,10 +201,17 @@ class AudioIO:
         """Move audio from `playout` until the speaker is `speaker_lead_ms` ahead.
 
         Nothing is moved while the playout is idle, so that the next reply is heard at once. It is silent while somebody
-        may be speaking over it, until a voice detector has had time to tell.
+        may be speaking over it, until a voice detector has had time to tell. What the speaker is ahead by waits with it
+        when it falls silent, and is not played when it is broken off.
         """
         if self.echo is not None:
             playout.duck(self.echo.spoken_over)
+        if playout.cuts != self._cuts:
+            self._cuts = playout.cuts
+            self._drop(playout)
+        self._speaker.quiet = playout.silent
+        if playout.silent:
+            return
         wanted = self._lead - self.unplayed_samples
         if playout.buffered_samples:
             wanted = min(wanted, playout.buffered_samples)
@@ -213,6 +221,12 @@ class AudioIO:
             return
         if wanted > 0:
             self._speaker.ring.write(self._to_speaker.push(playout.pull(wanted)))
+
+    def _drop(self, playout: Playout) -> None:
+        if self.unplayed_samples:
+            self._speaker.ring.drop()
+            self._to_speaker.reset()
+            playout.drop_fade()
 
     def poll(self, now_s: float) -> list[DeviceLost]:
         """Return devices lost since the last call.

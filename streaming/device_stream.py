@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from streaming.errors import AudioUnavailable
@@ -22,6 +23,7 @@ CHANNEL_FIELD: dict[Direction, str] = {"microphone": "max_input_channels", "spea
 _DEVICE_BUSY = -9985  # PortAudio's paDeviceUnavailable
 _NO_LIBRARY = "The PortAudio library is not installed (on Debian and Ubuntu: apt install libportaudio2)."
 _CLOSE_TIMEOUT_S = 2.0
+_FADE_MS = 5
 
 _log = logging.getLogger(__name__)
 
@@ -83,12 +85,17 @@ class DeviceStream:
         self._stall_s = config.stall_ms / 1000
         device = config.microphone if direction == "microphone" else config.speaker
         self.rate_hz, channels, self.name = choose_format(backend, direction, device)
-        ring_ms = config.mic_ring_ms if direction == "microphone" else config.speaker_lead_ms + 4 * config.block_ms
+        speaker_ms = 2 * config.speaker_lead_ms + 4 * config.block_ms  # what is dropped stays for a block
+        ring_ms = config.mic_ring_ms if direction == "microphone" else speaker_ms
         self.block_samples = ms_to_samples(config.block_ms, self.rate_hz)
         self.ring = Ring(ms_to_samples(ring_ms, self.rate_hz))
         echoes = direction == "speaker" and config.echo_cancellation
         self.rendered = Ring(ms_to_samples(config.mic_ring_ms, self.rate_hz)) if echoes else None
         """What the speaker was given, silence included."""
+        self.quiet = False
+        """Whether the speaker is silent, at once; what waits in the ring is played afterwards, unless it is dropped."""
+        self._sounds = self._broken_off = False
+        self._fade = np.linspace(1.0, 0.0, ms_to_samples(_FADE_MS, self.rate_hz), dtype=np.float32)
         kind = backend.InputStream if direction == "microphone" else backend.OutputStream
         try:
             self.stream = kind(
@@ -147,12 +154,30 @@ class DeviceStream:
     def _on_output(self, data: Any, frames: int, time: Any, status: Any) -> None:
         self.callbacks += 1
         self.xruns += bool(status)
-        count = self.ring.read_into(data[:, 0])
+        count = self._play(data[:, 0])
         data[count:, 0] = 0.0
         data[:, 1:] = data[:, :1]
         if self.rendered is not None:
             self.rendered.write(data[:, 0])
         self._wake()
+
+    def _play(self, out: Any) -> int:
+        """Fill the front of a block; returns how much of it. What breaks off is faded out, what goes on is faded in."""
+        if self._sounds and (self.quiet or self.ring.dropping):
+            count = self.ring.peek_into(out[: len(self._fade)])
+            out[:count] *= self._fade[:count]
+            self._sounds, self._broken_off = False, True
+            return count
+        if self.quiet:
+            return 0
+        self._broken_off = self._broken_off and not self.ring.dropping
+        count = self.ring.read_into(out)
+        if self._broken_off and count:
+            first = out[: len(self._fade)]
+            first *= self._fade[::-1][: len(first)]
+            self._broken_off = False
+        self._sounds = count > 0
+        return count
 
     def _on_finished(self) -> None:
         self.finished = not self._closing

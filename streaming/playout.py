@@ -55,6 +55,8 @@ class Playout:
         self._starved = False
         self._held = self._ducked = False
         self._last = 0.0
+        self.cuts = 0
+        """Times `cancel` broke off what was there."""
 
     @property
     def generation(self) -> int:
@@ -75,6 +77,11 @@ class Playout:
     def in_reply(self) -> bool:
         """Whether a reply has begun and not been ended or cancelled (audio may still be waiting after its end)."""
         return self._in_reply
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is held or ducked."""
+        return self._held or self._ducked
 
     @property
     def idle(self) -> bool:
@@ -102,7 +109,7 @@ class Playout:
         if self._buffered and self._buffered + len(pcm) > self.max_lead_samples:
             return False
         if generation > self._generation:
-            self.cancel(generation)
+            self._begin(generation)
         self._in_reply = True
         if len(pcm):
             self._pieces.append(_Piece(pcm, generation, counted=True))
@@ -120,11 +127,11 @@ class Playout:
 
     def resume(self) -> None:
         """Go on with the very next sample, faded in."""
-        self._starved, self._held = self._starved or self._held, False
+        self._held = False
 
     def duck(self, wanted: bool) -> None:
         """The same as long as ``wanted``, whether held or not: somebody may be speaking over it."""
-        self._starved, self._ducked = self._starved or (self._ducked and not wanted), wanted
+        self._ducked = wanted
 
     def cancel(self, generation: int) -> int:
         """Drop the audio of every generation before `generation`, which becomes the newest.
@@ -137,7 +144,8 @@ class Playout:
         played, self._played = self._played, 0
         self._generation = generation
         self._in_reply = False
-        tail = self._take(0 if self._held or self._ducked else min(self._fade_samples, self._buffered))
+        self.cuts += 1
+        tail = self._take(0 if self.silent else min(self._fade_samples, self._buffered))
         self._held = False
         self.stale_samples += self._buffered
         self._pieces.clear()
@@ -148,6 +156,11 @@ class Playout:
         self._played = 0
         return played
 
+    def drop_fade(self) -> None:
+        """The fade of `cancel` is not wanted: what had been pulled before was not played."""
+        while self._pieces and not self._pieces[0].counted:
+            self._buffered -= len(self._pieces.popleft().pcm)
+
     def pull(self, count: int) -> FloatArray:
         """Return the next `count` samples, float32 [count]; zeros where there is nothing to play.
 
@@ -157,8 +170,9 @@ class Playout:
         if count < 0:
             raise ValueError(f"count must not be negative, got {count}")
         out = np.zeros(count, np.float32)
-        if self._held or self._ducked:
+        if self.silent:
             self._decay(out)
+            self._starved = True
             return out
         audio = self._take(min(count, self._buffered))
         out[: len(audio)] = audio
@@ -178,6 +192,11 @@ class Playout:
             else:
                 self._starved = False
         return out
+
+    def _begin(self, generation: int) -> None:
+        if self._in_reply or self._buffered:
+            self.cancel(generation)
+        self._generation, self._played = generation, 0
 
     def _decay(self, out: FloatArray) -> None:
         """Let the last sample played die away at the start of `out` instead of jumping to zero."""

@@ -49,6 +49,7 @@ class Ring:
         self._overflows = 0
         self._run = 0  # the overflow after which `_offset` became valid
         self._offset = 0  # refused samples before the present run
+        self._dropped = 0  # what was written before that is not to be read any more
         # reader's
         self._read = 0
         self._skipped = 0
@@ -57,12 +58,17 @@ class Ring:
     @property
     def available(self) -> int:
         """Samples that can be read."""
-        return self._written - self._read
+        return self._written - max(self._read, self._dropped)
 
     @property
     def free(self) -> int:
         """Samples that can be written."""
-        return self.capacity - self.available
+        return self.capacity - (self._written - self._read)
+
+    @property
+    def dropping(self) -> bool:
+        """Whether the producer dropped samples that the reader has not passed over yet."""
+        return self._read < self._dropped
 
     @property
     def refused_samples(self) -> int:
@@ -103,6 +109,10 @@ class Ring:
         self._written += count
         return True
 
+    def drop(self) -> None:
+        """Have the reader pass over what waits; the producer's."""
+        self._dropped = self._written
+
     def read(self, limit: int | None = None) -> Chunk | None:
         """Return the oldest audio, up to `limit` samples, or None when there is none.
 
@@ -125,7 +135,15 @@ class Ring:
             self._copy_out(out[:count])
         return count
 
+    def peek_into(self, out: FloatArray) -> int:
+        """Like `read_into`, but the samples stay, and dropped ones are among them."""
+        count = min(self._written - self._read, len(out))
+        if count:
+            self._copy(out[:count])
+        return count
+
     def _readable(self) -> int:
+        self._read = max(self._read, self._dropped)
         overflows = self._overflows
         if overflows != self._seen:
             self._skipped += self._written - self._read
@@ -137,8 +155,11 @@ class Ring:
         return self._written - self._read
 
     def _copy_out(self, out: FloatArray) -> None:
+        self._copy(out)
+        self._read += len(out)
+
+    def _copy(self, out: FloatArray) -> None:
         begin = self._read % self.capacity
         first = min(len(out), self.capacity - begin)
         out[:first] = self._samples[begin : begin + first]
         out[first:] = self._samples[: len(out) - first]
-        self._read += len(out)
