@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from models.errors import ArtefactError
 
-VERSION = 3
+VERSION = 4
 SHIPPED = Path(__file__).resolve().parent / "pretrained" / "coffee-en"
 """The models that come with the program: directories ``codec`` and ``s2s``."""
 

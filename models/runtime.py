@@ -2,7 +2,7 @@
 
 A session's life: IDLE frames pass the codec encoder only; LISTEN frames are heard by the S2S model; SPEAK steps make
 the reply, faster than real time. :meth:`Engine.read` takes typed text, to be answered or to be said. The context is a
-ring of keys and values that each step writes in place.
+window of keys and values that each step writes in place; a session remembers its latest turns.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE
 from models.graph import GraphStream
 from models.prosody import canonical, strip_marks
-from models.runtime_state import State, latest, pause_steps
+from models.runtime_state import BLOCKED, State, latest, pause_steps, rotation
 from models.runtime_talker import Mark, TalkerRuntime
 from models.runtime_text import enter_now, internal_ids, next_piece, to_read
 from models.sampling import NO_GUESS, greedy, likelier_word, sigmoid
@@ -33,7 +33,6 @@ MAX_REPLY_FRAMES = 375  # 30 s
 LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
 MAX_NOTE_STEPS = 192
 NOTE_STEPS_A_FRAME = 4  # while the session is idle, so that no frame takes long
-BLOCKED = -1e9
 
 
 class Mode(enum.Enum):
@@ -80,6 +79,7 @@ class Engine:
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
         self._silence = np.array(config["silence_codes"], np.int64)
         self._pauses = pause_steps(config)
+        self._rotary = rotation(config)
 
     @classmethod
     def load(cls, codec: Path, s2s: Path) -> "Engine":
@@ -108,10 +108,9 @@ class Engine:
         """A fresh session; about as much memory as its key/value window."""
         state = State(
             GraphStream(self._codec["semantic_encoder"]), GraphStream(self._codec["decoder"]), GraphStream(self._step),
-            self._talker.new(), self._pauses,
+            self._talker.new(), self._pauses, self._rotary,
         )  # fmt: skip
-        state.step.inputs["mask"][:] = BLOCKED
-        state.step.inputs["mask"][..., -1] = 0.0
+        state.step.inputs["mask"][..., :-1] = BLOCKED
         return state
 
     def step(self, pcm: np.ndarray | None, state: State, mode: Mode) -> StepOut:
@@ -147,6 +146,7 @@ class Engine:
         state.drop_injected()
         state.recent_log.clear()
         self._write_note(state)  # what is left of it: the user speaks soon after the reply, or into it
+        state.begin_turn()
         text = ""
         for heard in (*state.prefix, codes):
             inputs = state.step.inputs
@@ -222,6 +222,7 @@ class Engine:
         script = self.pieces(text)
         tokens = to_read(script) if say else self._tokenizer.heard(strip_marks(spoken(text)).lower())
         self._write_note(state)
+        state.begin_turn()
         inputs = state.step.inputs
         inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = READING, 0, -1
         inputs["text"][:] = EOS if say else PAD
@@ -290,7 +291,8 @@ class Engine:
         return self._tokenizer.piece(guess[1]) if guess else ""
 
     def _advance(self, state: State) -> None:
-        """One S2S step; its keys and values go into the ring."""
+        """One S2S step; its keys and values go into the window."""
+        state.make_room(self._window)
         inputs, outputs = state.step.inputs, state.step.outputs
         inputs["position"][:] = state.position
         if "recent" in inputs:
@@ -298,7 +300,7 @@ class Engine:
             state.recent = latest(state.recent, int(inputs["text"][0, 0]), int(inputs["transcript"][0, 0]))
             inputs["recent"][0, 0] = state.recent
         state.step.run()
-        slot = state.position % self._window
+        slot = state.position
         for layer, (keys, values) in enumerate(zip(outputs["new_keys"], outputs["new_values"], strict=True)):
             inputs[f"keys_{layer}"][:, :, slot], inputs[f"values_{layer}"][:, :, slot] = keys[:, :, 0], values[:, :, 0]
         inputs["mask"][..., slot] = 0.0
@@ -331,20 +333,18 @@ class Engine:
         state.script = None
         state.drop_injected()
         end = state.reply_start + state.reply_steps
-        if state.position != end + state.note_steps:
+        if not state.after_reply:
             return
         state.speaking = False
         lead = self._lead if heard_frames > 0 else 0  # of what was never heard not even the text remains
-        keep = min(state.reply_start + max(heard_frames, 0) + lead, end)
+        keep = max(min(state.reply_start + max(heard_frames, 0) + lead, end), 0)
         if keep == end:
             return
         if state.recent_log:
             state.recent = state.recent_log[keep - state.reply_start]
             del state.recent_log[keep - state.reply_start :]
-        for position in range(keep, state.position):
-            state.step.inputs["mask"][..., position % self._window] = BLOCKED
+        state.step.inputs["mask"][..., keep : state.position] = BLOCKED
         state.note_due, state.note_steps = lead > 0 and (state.note_due or state.note_steps > 0), 0
         if not lead:
             state.transcript = state.heard_last
-        state.position = keep
-        state.reply_steps = keep - state.reply_start
+        state.position, state.reply_steps = keep, keep - state.reply_start

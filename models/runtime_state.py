@@ -21,6 +21,9 @@ PAUSE_STEPS: Mapping[str, int] = MappingProxyType(dict(zip(PAUSES, (4, 9), stric
 """From a pause to the next word where a model says nothing else: 320 and 720 ms."""
 MOST_PAUSE_STEPS = 50
 PREFIX_FRAMES = 5  # frames before LISTEN that the model still gets to hear
+SINK_STEPS = 4  # the first of a session, which are never forgotten
+KEPT_TURNS = 2  # before the one that begins
+BLOCKED = -1e9
 
 
 @dataclass(slots=True)
@@ -32,10 +35,12 @@ class State:
     step: GraphStream
     utterance: Utterance
     pause_steps: Mapping[str, int]  # from each pause to the next word
+    rotary: np.ndarray  # radians a step by which keys are rotated, [head dim / 2]; or nothing
     history: np.ndarray = field(default_factory=new_history)
     sound: synthesis.SynthesisState = field(default_factory=synthesis.new_synthesis_state)
     prefix: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=PREFIX_FRAMES))
     position: int = 0
+    turns: list[int] = field(default_factory=list)  # where those that are remembered began
     transcript: int = PAD
     guess: tuple[float, int] | None = NO_GUESS  # of a word, in a turn in which none was written; None: one was
     speaking: bool = False
@@ -75,6 +80,49 @@ class State:
         pcm = synthesis.synthesise(out["octave"][0], out["voicing"][0], harmonic, out["noise"][0], self.sound)
         return np.clip(pcm, -1.0, 1.0)
 
+    @property
+    def after_reply(self) -> bool:
+        """Whether nothing was taken in since the last reply and its note."""
+        return self.position == self.reply_start + self.reply_steps + self.note_steps
+
+    def begin_turn(self) -> None:
+        """After a reply a new turn begins: forget those before the latest, which the reply's note tells of."""
+        if self.turns and not (self.reply_steps and self.after_reply):
+            return
+        if len(self.turns) >= KEPT_TURNS:
+            self.forget(self.turns[-KEPT_TURNS])
+        self.turns = [*self.turns[-KEPT_TURNS:], self.position]
+
+    def make_room(self, window: int) -> None:
+        """Forget half of what there is when the window is full, but no reply of which some may still be taken back."""
+        if self.position < window:
+            return
+        begin = self.position - window // 2
+        self.forget(self.reply_start if SINK_STEPS < self.reply_start < begin and self.after_reply else begin)
+
+    def forget(self, begin: int) -> None:
+        """Forget the steps before ``begin``, except the first of all.
+
+        All steps attend to the first ones, whatever they hold, and a model that loses them falls apart; the others
+        close up to them, so that no distance is longer than in training (attention sinks and the positions within the
+        cache of Xiao et al., "Efficient streaming language models with attention sinks", arXiv 2309.17453).
+        """
+        if (shift := begin - SINK_STEPS) <= 0:
+            return
+        inputs, end = self.step.inputs, self.position - shift
+        angles = shift * np.concatenate([self.rotary, self.rotary])
+        cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        for name, window in inputs.items():
+            if name.startswith(("keys_", "values_")):
+                kept = window[:, :, begin : self.position].copy()
+                if name.startswith("keys_") and len(angles):
+                    first, second = np.split(kept, 2, axis=-1)
+                    kept = kept * cosine + np.concatenate([second, -first], axis=-1) * sine
+                window[:, :, SINK_STEPS:end] = kept
+        inputs["mask"][..., end : self.position] = BLOCKED
+        self.position, self.reply_start = end, self.reply_start - shift
+        self.turns = [max(turn - shift, SINK_STEPS) for turn in self.turns if turn >= begin]
+
     def drop_injected(self) -> None:
         """The reply has ended, and with it what it should still have taken and waited for."""
         self.injected.clear()
@@ -89,6 +137,7 @@ class State:
             utterance=self.utterance.copy(), history=self.history.copy(), prefix=self.prefix.copy(),
             script=None if self.script is None else self.script.copy(),
             recent=list(self.recent), recent_log=list(self.recent_log), injected=self.injected.copy(),
+            turns=list(self.turns),
         )  # fmt: skip
 
 
@@ -104,6 +153,18 @@ def pause_steps(config: Mapping[str, Any]) -> Mapping[str, int]:
     if not all(type(steps) is int and 0 < steps <= MOST_PAUSE_STEPS for steps in own.values()):
         raise ValueError(f"pause_steps must be from 1 to {MOST_PAUSE_STEPS}, got {own!r}")
     return {**PAUSE_STEPS, **own}
+
+
+def rotation(config: Mapping[str, Any]) -> np.ndarray:
+    """How far keys are rotated a step, by the ``config.json`` of an S2S model: radians, [head dim / 2] or [0].
+
+    Raises:
+        ValueError: these are no numbers.
+    """
+    found = np.array(config["rotary"], float)
+    if found.ndim != 1 or not np.isfinite(found).all():
+        raise ValueError(f"rotary must be a list of numbers, got {config['rotary']!r}")
+    return found
 
 
 def latest(recent: list[int], text: int, transcript: int) -> list[int]:

@@ -108,10 +108,10 @@ Window = tuple[Tensor, Tensor]
 
 
 class WindowCache(Cache):
-    """Keys and values given as plain tensors: what lets a transformers model run with an external ring buffer.
+    """Keys and values given as plain tensors: what lets a transformers model run with a window kept elsewhere.
 
     ``update`` hands :func:`attend_to_window` past and new entries side by side, and keeps the new ones for the owner of
-    the ring.
+    the window.
     """
 
     def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
@@ -131,7 +131,7 @@ class WindowCache(Cache):
         return (keys[layer_idx], key_states), (values[layer_idx], value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Slots of the ring, used or not."""
+        """Slots of the window, used or not."""
         return int(self._past[0][0].shape[2])
 
 
@@ -207,6 +207,19 @@ class S2S(nn.Module):
         size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
         return c.num_hidden_layers, heads, size
 
+    @property
+    def rotary(self) -> list[float]:
+        """Radians a step by which keys are rotated, half as many as a head has numbers; none with learned positions.
+
+        Raises:
+            ValueError: only a part of each key is rotated.
+        """
+        found = getattr(self.backbone, "rotary_emb", None)
+        frequencies: list[float] = [] if found is None else found.inv_freq.tolist()
+        if frequencies and 2 * len(frequencies) != self.cache_shape[2]:
+            raise ValueError("backbones whose keys are rotated in part are not supported")
+        return frequencies
+
     def embed(self, frame: FrameInput) -> Tensor:
         """Sum of all input streams, [B, T, D]."""
         user = self.user_embed(self.user_fsq.dequantize(frame.user))
@@ -253,7 +266,7 @@ class S2S(nn.Module):
             position: int64 [B, 1], steps since the session began.
 
         Returns:
-            Logits, new key and new value slices [layers, B, kv heads, 1, head dim] for the owner of the ring to store.
+            Logits, new key and value slices [layers, B, kv heads, 1, head dim] for the owner of the window to store.
         """
         cache, config = WindowCache(keys, values), self.backbone.config
         kind, config._attn_implementation = config._attn_implementation, "window"

@@ -246,6 +246,90 @@ def test_an_underrun_is_faded_by_the_playout() -> None:
     assert playout.underruns == 1
 
 
+def _rising(count: int) -> np.ndarray:
+    return np.linspace(0.25, 0.75, count, dtype=np.float32)
+
+
+def _next(backend: FakeBackend) -> np.ndarray:
+    return backend.speaker.run(column(np.full(240, 9)))[:, 0].copy()
+
+
+def test_a_held_reply_is_silent_at_once_and_loses_nothing() -> None:
+    """Not even what the speaker is ahead by is played on: it fades out within 5 ms, and waits."""
+    backend = FakeBackend()
+    audio, playout = opened(backend, speaker_lead_ms=40), Playout()
+    pcm = _rising(2_400)
+    playout.push(pcm, 0)
+    audio.feed(playout)
+    np.testing.assert_array_equal(_next(backend), pcm[:240])
+    playout.hold()
+    audio.feed(playout)
+    fading = _next(backend)
+    assert fading[0] == pcm[240] and (np.diff(fading[:120]) < 0).all() and not fading[120:].any()
+    for _ in range(5):
+        audio.feed(playout)
+        assert not _next(backend).any()
+    playout.resume()
+    audio.feed(playout)
+    rising = _next(backend)
+    assert rising[0] == 0.0
+    np.testing.assert_array_equal(rising[120:], pcm[360:480])
+    audio.feed(playout)
+    after = []
+    for _ in range(8):
+        after.append(_next(backend))
+        audio.feed(playout)
+    np.testing.assert_array_equal(np.concatenate(after), pcm[480:])
+
+
+def test_a_reply_that_is_broken_off_ends_at_once() -> None:
+    """What the speaker is ahead by is dropped; the next reply is heard from its first sample."""
+    backend = FakeBackend()
+    audio, playout = opened(backend, speaker_lead_ms=40), Playout()
+    pcm = _rising(4_800)
+    playout.push(pcm, 0)
+    audio.feed(playout)
+    _next(backend)
+    playout.cancel(1)
+    audio.feed(playout)
+    assert audio.unplayed_samples == 0
+    fading = _next(backend)
+    assert fading[0] == pcm[240] and (np.diff(fading[:120]) < 0).all() and not fading[120:].any()
+    audio.feed(playout)
+    assert not _next(backend).any()
+    playout.push(pcm, 1)
+    audio.feed(playout)
+    np.testing.assert_array_equal(_next(backend), pcm[:240])
+
+
+def test_a_held_reply_that_is_broken_off_is_not_heard_again() -> None:
+    """Nor is it faded out a second time before the next one."""
+    backend = FakeBackend()
+    audio, playout = opened(backend, speaker_lead_ms=40), Playout()
+    playout.push(_rising(4_800), 0)
+    audio.feed(playout)
+    _next(backend)
+    playout.hold()
+    audio.feed(playout)
+    _next(backend)
+    playout.cancel(1)
+    playout.push(-_rising(4_800), 1)
+    audio.feed(playout)
+    np.testing.assert_array_equal(_next(backend), -_rising(4_800)[:240])
+
+
+def test_a_reply_that_follows_another_lets_it_end() -> None:
+    """What the speaker still has of a complete reply is played."""
+    backend = FakeBackend()
+    audio, playout = opened(backend, speaker_lead_ms=40), Playout()
+    playout.push(np.full(480, 0.5, np.float32), 0)
+    playout.end(0)
+    audio.feed(playout)
+    playout.push(np.full(480, -0.5, np.float32), 1)
+    audio.feed(playout)
+    assert [set(_next(backend)) for _ in range(4)] == [{0.5}] * 2 + [{-0.5}] * 2
+
+
 def test_an_unplugged_device_is_an_event() -> None:
     """A stream that ends by itself is reported once, after waking the loop; closing it ourselves is not a loss."""
     backend, wakes = FakeBackend(), []

@@ -224,10 +224,11 @@ async def test_a_long_session_is_rehearsed() -> None:
 
 
 def test_drift_is_from_the_first_sixth_to_the_last() -> None:
-    """Growing memory and waits show; a short session says nothing."""
-    turns = [soak.Turn(n / 2, 300.0, 50.0 + n, None, 200.0 + n) for n in range(60)]
+    """Growing memory and waits show, and words that are heard no more; a short session says nothing."""
+    turns = [soak.Turn(n / 2, 300.0, 50.0 + n, None, 9 - n // 10, 200.0 + n) for n in range(60)]
     found = soak.summarise(turns)
     assert found["sixths"]["last"]["wait_ms"] - found["sixths"]["first"]["wait_ms"] == 50.0
+    assert (found["sixths"]["first"]["words"], found["sixths"]["last"]["words"]) == (9, 4)
     assert found["memory_growth"] == pytest.approx(50 / 204.5, abs=1e-4)
     report = {"live": True, "times_real_time": 1.0, **found, "turns": [{"minute": 29.5}]}
     assert "GROWS" in soak.to_lines(report)[-1]

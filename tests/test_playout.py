@@ -90,6 +90,20 @@ def test_cancel_fades_and_drops_the_rest() -> None:
     assert playout.played_samples == 0 and playout.idle and playout.underruns == 0
 
 
+def test_a_fade_that_somebody_else_plays_is_left_out() -> None:
+    """Only it, not what comes after."""
+    playout = Playout()
+    playout.push(ones(1920), 0)
+    playout.cancel(1)
+    playout.push(ones(10), 1)
+    assert (playout.cuts, playout.buffered_samples) == (1, FADE + 10)
+    playout.drop_fade()
+    assert playout.buffered_samples == 10
+    playout.drop_fade()
+    assert playout.pull(10).min() == 1
+    assert playout.played_samples == 10
+
+
 def test_cancel_fades_over_several_frames() -> None:
     """The fade may reach over frame borders and may be shorter than its full length."""
     playout = Playout()

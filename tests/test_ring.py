@@ -118,3 +118,20 @@ def test_two_threads_never_see_a_wrong_sample() -> None:
     producer.join()
     assert wrong == 0
     assert read + ring.refused_samples + ring.skipped_samples == blocks * 31
+
+
+def test_what_is_dropped_is_not_read() -> None:
+    """Only what is written afterwards; until the reader has passed over it, it can still be looked at."""
+    ring = Ring(10)
+    ring.write(np.arange(4, dtype=np.float32))
+    ring.drop()
+    assert (ring.available, ring.free, ring.dropping) == (0, 6, True)
+    ring.write(np.arange(4, 7, dtype=np.float32))
+    out = np.zeros(3, np.float32)
+    assert ring.peek_into(out) == 3
+    assert out.tolist() == [0, 1, 2]
+    chunk = ring.read()
+    assert chunk is not None
+    assert (chunk.start, chunk.pcm.tolist()) == (4, [4, 5, 6])
+    assert (ring.available, ring.free, ring.dropping) == (0, 10, False)
+    assert ring.peek_into(out) == 0

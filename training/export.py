@@ -30,8 +30,8 @@ from models.codec import AcousticEncoder, CodecConfig, Decoder, SemanticEncoder
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, analyse, new_history
 from models.graph import GraphStream
-from models.runtime import BLOCKED, CODEC_FORMAT, S2S_FORMAT
-from models.runtime_state import PAUSE_STEPS
+from models.runtime import CODEC_FORMAT, S2S_FORMAT
+from models.runtime_state import BLOCKED, PAUSE_STEPS
 from models.s2s import N_RECENT, S2S, FrameInput, S2SConfig
 from models.score import N_ACTING, SHOWN, SLOTS, Score
 from models.source_filter import synthesise
@@ -278,7 +278,7 @@ def export_s2s(model: S2S, provenance: dict[str, Any], codec: Path, output: Path
         "lead_frames": config.lead_frames, "transcript_delay_frames": config.transcript_delay_frames,
         "window": config.window, "agent_levels": config.agent_levels, "user_levels": config.user_levels,
         "silence_codes": silence, "vocabulary": config.vocabulary, "writes_notes": config.notes,
-        "pause_steps": dict(pauses),
+        "pause_steps": dict(pauses), "rotary": model.rotary,
     }  # fmt: skip
     write_json(output / "config.json", header)
     return worst

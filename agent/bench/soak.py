@@ -6,7 +6,7 @@
   time, which other programs on the machine disturb less.
 - `--live`: a started daemon over a WebSocket in real time; the wait is from the true end of speech to the first audible
   sample.
-- The first sixth of the turns is compared with the last.
+- The first sixth of the turns is compared with the last, words heard included: an agent that goes deaf still answers.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from agent.errors import InputError
 from agent.rehearsal import Rehearsal, RehearsalWorker
 from agent.worker import StepEngine, warm_up
 from models.runtime import Engine
+from models.tokenizer import UNKNOWN_WORD
 from streaming.frames import SAMPLE_RATE_HZ
 
 PAUSE_S = (0.5, 4.0)  # between an answer and the next turn
@@ -46,6 +47,7 @@ class Turn:
     decision_ms: float | None  # from the true end of speech, on the sample clock
     wait_ms: float | None  # see the module's docstring
     step_ms: float | None  # processor time of a mean step of the turn
+    words: int  # that were heard, and known
     resident_mb: float
 
 
@@ -135,7 +137,8 @@ async def rehearse(
             decision_ms = (record.stops[-1] - true_end) * 1000 / SAMPLE_RATE_HZ if record.stops else None
             wait_ms = record.first_audio_ms if record.reply else None
             memory = resident_mb(os.getpid())
-            turns.append(Turn(round(session.seconds / 60, 3), decision_ms, wait_ms, meter.take(), memory))
+            words = _known(record.transcript)
+            turns.append(Turn(round(session.seconds / 60, 3), decision_ms, wait_ms, meter.take(), words, memory))
             show_progress(f"minute {session.seconds / 60:.1f} of {minutes:g}")
     return turns
 
@@ -150,9 +153,14 @@ async def _live(args: argparse.Namespace, script: Iterator[tuple[float, np.ndarr
             heard = await caller.say(pcm)
             await caller.hear_out()
             minute = round(caller.seconds / 60, 3)
-            turns.append(Turn(minute, heard.end_to_decision, heard.total, None, daemon.resident_mb()))
+            words = _known(heard.transcript)
+            turns.append(Turn(minute, heard.end_to_decision, heard.total, None, words, daemon.resident_mb()))
             show_progress(f"minute {minute:.1f} of {args.minutes:g}")
     return turns
+
+
+def _known(transcript: str) -> int:
+    return sum(word != UNKNOWN_WORD.strip() for word in transcript.split())
 
 
 def summarise(turns: Sequence[Turn]) -> dict[str, Any]:
@@ -171,7 +179,7 @@ def summarise(turns: Sequence[Turn]) -> dict[str, Any]:
 
 def _medians(turns: Sequence[Turn]) -> dict[str, float]:
     found = {"answered": round(sum(turn.wait_ms is not None for turn in turns) / len(turns), 4)}
-    for name in ("decision_ms", "wait_ms", "step_ms", "resident_mb"):
+    for name in ("decision_ms", "wait_ms", "step_ms", "words", "resident_mb"):
         values = [value for turn in turns if (value := getattr(turn, name)) is not None]
         if values:
             found[name] = round(statistics.median(values), 2)
