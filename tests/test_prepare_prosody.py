@@ -125,6 +125,8 @@ def test_pauses_are_as_long_as_the_speaker_makes_them() -> None:
     plain, short, long = clip(0.1, "<emph>"), clip(0.3, "<pause_short>", "<emph>"), clip(0.9, "<pause_long>")
     assert pause_lengths(*zip(plain, *[short] * 8, long, strict=True)) == {"<pause_short>": 0.2}
     assert pause_lengths(*zip(plain, *[short] * 7, strict=True)) == {}
+    shorter = clip(0.05, "<pause_short>")  # than where nothing is marked: still a pause
+    assert pause_lengths(*zip(plain, *[shorter] * 8, strict=True)) == {"<pause_short>": 0.01}
 
 
 def test_sound_around_the_words_is_noticed() -> None:
