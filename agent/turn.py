@@ -67,9 +67,9 @@ class TurnConfig(BaseModel):
 
     end_of_turn_threshold: float = Field(0.5, ge=0.0)
     """Probability from the model above which the user has finished; above 1 turns this off."""
-    end_of_turn_silence_ms: int = Field(320, ge=0, le=5_000)
+    end_of_turn_silence_ms: int = Field(280, ge=0, le=5_000)
     """Silence that must have been heard as well, at that probability."""
-    sure_silence_ms: int = Field(160, ge=0, le=5_000)
+    sure_silence_ms: int = Field(140, ge=0, le=5_000)
     """The same when the model is certain; in proportion between the two."""
     speculate_threshold: float = Field(0.15, ge=0.0)
     """Probability above which the answer is begun and held back until the turn has ended; above 1 turns this off."""

@@ -22,6 +22,7 @@ from agent.config import load_config
 from agent.daemon import Daemon
 from agent.errors import InputError
 from models.runtime import Mode
+from streaming.sound_files import read_audio
 from tests.fakes import FakeEngine, eventually, silence, speech
 from tests.live import running_daemon
 
@@ -80,6 +81,15 @@ def test_memory_of_a_process_is_read_from_the_system() -> None:
     """This process has some; a process that is not there has none."""
     assert resident_mb(0) == 0.0
     assert 10 < resident_mb(os.getpid()) < 100_000
+
+
+def test_loud_span_leaves_noise_after_the_last_word_out(repo_root: Path) -> None:
+    """Hiss that reaches 30 dB below the loudest word is no speech, however long it lasts."""
+    spoken = read_audio(repo_root / "tests" / "data" / "question.wav")
+    begin, end = loud_span(spoken)
+    loudest = np.square(spoken[begin:end]).reshape(-1, 480).mean(axis=1).max()
+    hiss = np.random.default_rng(1).normal(0.0, np.sqrt(loudest) * 10 ** (-29 / 20), 3 * 24_000).astype(np.float32)
+    assert loud_span(np.concatenate([spoken[:end], hiss]))[1] <= end + 0.5 * 24_000
 
 
 def test_loud_span_leaves_silence_out() -> None:

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from models.artefacts import SHIPPED
-from streaming.frames import SAMPLE_RATE_HZ
+from streaming.frames import SAMPLE_RATE_HZ, Framer
+from streaming.resample import LiveResampler
+from streaming.vad import WebrtcDetector
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUESTION = ROOT / "tests" / "data" / "question.wav"
 CHUNK = SAMPLE_RATE_HZ // 50  # 20 ms
+AFTER_SPEECH_S = 0.2
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +39,27 @@ def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
 
 
 def loud_span(pcm: np.ndarray) -> tuple[int, int]:
-    """First and last sample, as slice bounds, of the 20 ms frames within 30 dB of the loudest one."""
+    """First and last sample, as slice bounds, of the 20 ms frames within 30 dB of the loudest one.
+
+    Noise after the last word is none of them: frames count up to 0.2 s after a voice detector heard speech, if it did.
+    """
     frames = pcm[: len(pcm) // CHUNK * CHUNK].reshape(-1, CHUNK)  # [F, 480]
     power = np.square(frames, dtype=np.float64).mean(axis=1)  # [F]
     loud = np.flatnonzero(power >= max(1e-8, power.max(initial=0.0) * 1e-3))
+    spoken = loud[loud < _speech_end(frames)]
+    loud = spoken if spoken.size else loud
     return (int(loud[0]) * CHUNK, int(loud[-1] + 1) * CHUNK) if loud.size else (0, len(pcm))
+
+
+def _speech_end(frames: np.ndarray) -> int:
+    """The number of the frame, of [F, 480], at which speech has been over for long enough; 0: there was none."""
+    detector, resampler = WebrtcDetector(), LiveResampler(SAMPLE_RATE_HZ, WebrtcDetector.rate_hz)
+    chunks, last = Framer(detector.chunk_samples), 0.0
+    for frame in frames.astype(np.float32):
+        for chunk in chunks.push(resampler.push(frame)):
+            if detector.probability(chunk.pcm) > 0.5:
+                last = chunk.end / detector.rate_hz + AFTER_SPEECH_S
+    return round(last * SAMPLE_RATE_HZ / CHUNK)
 
 
 def show_progress(text: str) -> None:
