@@ -54,12 +54,9 @@ def loud_span(pcm: np.ndarray) -> tuple[int, int]:
 def _speech_end(frames: np.ndarray) -> int:
     """The number of the frame, of [F, 480], at which speech has been over for long enough; 0: there was none."""
     detector, resampler = WebrtcDetector(), LiveResampler(SAMPLE_RATE_HZ, WebrtcDetector.rate_hz)
-    chunks, last = Framer(detector.chunk_samples), 0.0
-    for frame in frames.astype(np.float32):
-        for chunk in chunks.push(resampler.push(frame)):
-            if detector.probability(chunk.pcm) > 0.5:
-                last = chunk.end / detector.rate_hz + AFTER_SPEECH_S
-    return round(last * SAMPLE_RATE_HZ / CHUNK)
+    chunks = Framer(detector.chunk_samples).push(resampler.push(frames.reshape(-1).astype(np.float32)))
+    ends = [chunk.end for chunk in chunks if detector.probability(chunk.pcm) > 0.5]
+    return round((ends[-1] / detector.rate_hz + AFTER_SPEECH_S) * SAMPLE_RATE_HZ / CHUNK) if ends else 0
 
 
 def show_progress(text: str) -> None:

@@ -1,8 +1,8 @@
 """Voice-to-voice latency and cut-ins of recorded people, through the official openai SDK.
 
 - Every recording is a session of its own, streamed in real time; after it the microphone hears silence.
-- The wait is from the true end of speech (the end of the last 20 ms within 30 dB of the loudest) to the first audible
-  sample of the answer, of turns that were decided after that end.
+- The wait is from the true end of speech (the end of the last 20 ms of it within 30 dB of the loudest) to the first
+  audible sample of the answer, of turns that were decided after that end.
 - A cut-in is a turn of which the agent thought that it had ended before its true end.
 - `python -m agent.bench voice --recordings DIR` starts a daemon of its own, `--url` talks to one that runs.
 """
