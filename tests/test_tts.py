@@ -1,3 +1,4 @@
+import random
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -6,9 +7,10 @@ import pytest
 
 from models.features import analyse, new_history
 from training import tts
+from training.accents import FEATURES, draw_accent, exchange_of
 from training.phones import ARPABET, PHONES, SILENCE, UNKNOWN, align, espeak_to_arpabet, radio_to_arpabet
 from training.tts import SAMPLE_RATE, Segment, TtsError, Utterance, VoiceSpec, finish, synthesise, tile
-from training.tts_espeak import ACCENTS, variants
+from training.tts_espeak import ACCENTS, MORE_ACCENTS, variants
 from training.tts_festival import parse_labels, two_streams
 
 TEXT = "i would like a small sweet latte for six please"
@@ -80,6 +82,30 @@ def test_every_engine_says_latte_right() -> None:
         assert phones == ["L", "AA", "T", "EY"], voice
 
 
+@pytest.mark.parametrize("voice", ["festival:slt", "hibari:heart"])
+def test_an_accent_exchanges_sounds_and_nothing_else(voice: str) -> None:
+    """One sound may become two; the words keep their times, and the next utterance has no accent."""
+    text = "the house is thin"
+    plain = [p[0] for p in synthesise(text, voice).phones if p[0] != SILENCE]
+    said = synthesise(text, f"{voice}?accent=raised_mouth,stopped_th")
+    exchanged = {"AW": ["AH", "UW"], "TH": ["T"], "DH": ["D"]}
+    assert [p[0] for p in said.phones if p[0] != SILENCE] == [new for p in plain for new in exchanged.get(p, [p])]
+    assert [word[0] for word in said.words] == text.split()
+    assert all(end > start for _, start, end in said.words)
+    assert [p[0] for p in synthesise(text, voice).phones if p[0] != SILENCE] == plain
+
+
+def test_drawn_accents_can_be_spoken_and_exchange_a_sound_once() -> None:
+    """Whatever is drawn is one of those known; no two features of it are about the same sound."""
+    rng = random.Random(3)
+    drawn = {draw_accent(rng) for _ in range(300)}
+    for accent in drawn:
+        exchanged = exchange_of(VoiceSpec.parse(f"hibari:heart?accent={accent}"))
+        assert sum(len(FEATURES[name]) for name in accent.split(",")) == len(exchanged) > 0
+        assert {phone for others in exchanged.values() for phone in others} <= set(PHONES)
+    assert len(drawn) > 250
+
+
 def test_flite_options_act_and_do_not_leak_into_the_next_utterance() -> None:
     """A stretch lengthens one utterance only, also when the strings that named it are gone."""
     plain = synthesise(TEXT, "flite:kal16").duration_s
@@ -115,7 +141,7 @@ def test_variants_are_many_and_none_whispers() -> None:
     assert not {"whisper", "whisperf", "croak", "robosoft", "UniRobot"} & set(names)
 
 
-@pytest.mark.parametrize("accent", ACCENTS)
+@pytest.mark.parametrize("accent", ACCENTS + MORE_ACCENTS)
 def test_every_accent_uses_known_phonemes_only(accent: str) -> None:
     """The map covers what espeak-ng says in each accent."""
     before = set(UNKNOWN)
@@ -138,6 +164,8 @@ def test_every_accent_uses_known_phonemes_only(accent: str) -> None:
         ("flite:rms?speed=2", "unknown option"),
         ("festival:slt?speed=2", "unknown option"),
         ("festival:bdl?size=3", "outside"),
+        ("festival:slt?accent=posh", "unknown accent 'posh'"),
+        ("hibari:heart?accent=open_trap,raised_trap", "AE a second time"),
         ("flite:rms?stretch", "has no value"),
     ],
 )

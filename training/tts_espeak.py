@@ -15,6 +15,8 @@ from training.phones import SILENCE, align, espeak_to_arpabet
 from training.tts import Segment, TtsError, Utterance, VoiceSpec, to_24k
 
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029")
+MORE_ACCENTS = ("en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+"""Drawn for training alone."""
 _RHOTIC = ("en-us",)
 _FILES = {"en-gb": "en"}  # language tag to voice file, where they differ
 _NOT_HUMAN = ("whisper", "croak", "robo", "robot", "demonic", "storm", "tweaky", "fast")

@@ -20,6 +20,7 @@ from pathlib import Path
 import soundfile
 import soxr
 
+from training.accents import Exchange, exchange_of
 from training.phones import LEXICON, SILENCE, radio_to_arpabet
 from training.tts import SAMPLE_RATE, Segment, TtsError, Utterance, VoiceSpec, to_24k
 
@@ -30,6 +31,15 @@ RHVOICE = ("bdl", "clb")
 TIMEOUT_S = 60.0
 
 _SCRIPT = """
+(set! accent nil)
+(define (exchange_sounds utt)
+  (mapcar (lambda (s)
+    (let ((others (cadr (assoc_string (item.name s) accent))))
+      (if others (item.set_name s (car others)))
+      (if (cdr others) (item.relation.insert s 'SylStructure (item.insert s (cdr others) 'after) 'after))))
+    (utt.relation.items utt 'Segment))
+  utt)
+(set! postlex_rules_hooks (append postlex_rules_hooks (list exchange_sounds)))
 (define (say text base)
   (let ((utt (utt.synth (eval (list 'Utterance 'Text text)))) (fd nil))
     (utt.save.wave utt (string-append base ".wav") 'riff)
@@ -72,12 +82,13 @@ class _Festival:
             raise TtsError("festival is missing: apt-get install festival festvox-us-slt-hts") from error
         self._command = f"({voice})\n{''.join(map(_entry, LEXICON))}{_SCRIPT}"
 
-    def say(self, text: str, speed: float = 1.0) -> tuple[Path, Path]:
+    def say(self, text: str, speed: float, accent: Exchange) -> tuple[Path, Path]:
         """Synthesises; returns the WAV and the label file, which live until the next call.
 
         Args:
             text: What to say.
             speed: Of RHVoice's voices; festival's own do not change.
+            accent: ARPAbet phones, and what is said in their place.
 
         Raises:
             TtsError: festival died, or gave no answer in 60 s.
@@ -87,6 +98,8 @@ class _Festival:
         with self._lock:
             if self._model.is_file():
                 self._command += f'(set! hts_engine_params \'(("-m" "{self._model}") ("-r" {speed:.3f})))\n'
+            pairs = (f'("{old.lower()}" ({" ".join(map(str.lower, new))}))' for old, new in accent.items())
+            self._command += f"(set! accent '({' '.join(pairs)}))\n"
             for suffix in (".wav", ".lab"):
                 base.with_suffix(suffix).unlink(missing_ok=True)
             assert self._process.stdin is not None and self._process.stdout is not None
@@ -120,23 +133,24 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     """Speaks with ``festival:slt``, any ``voice_...`` function of festival, or ``festival:bdl?speed=1&size=1``.
 
     bdl and clb have options: ``speed`` (0.5 to 2), and ``size`` (0.7 to 1.4), which raises pitch and formants together.
+    All have ``accent``, see :mod:`training.accents`.
 
     Raises:
-        TtsError: festival or the voice is missing, or it failed on this text.
+        TtsError: festival or the voice is missing, or it failed on this text; or the accent is unknown.
     """
     speed = size = 1.0
     if spec.voice in RHVOICE:
-        spec.only("speed", "size")
+        spec.only("speed", "size", "accent")
         speed, size = spec.number("speed", 1.0, 0.5, 2.0), spec.number("size", 1.0, 0.7, 1.4)
         name = spec.voice
     else:
-        spec.only()
+        spec.only("accent")
         name = VOICES.get(spec.voice, spec.voice)
         if not name.startswith("voice_") or not name.replace("_", "").isalnum():
             known = ", ".join((*VOICES, *RHVOICE))
             raise TtsError(f"festival has no voice {spec.voice!r}: known are {known} or a voice_... name")
     try:
-        wav, labels = _festival(name).say(text, speed / size)
+        wav, labels = _festival(name).say(text, speed / size, exchange_of(spec))
     except TtsError:
         _festival.cache_clear()  # a dead process must not fail every later text
         raise

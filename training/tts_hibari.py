@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from models.prosody import PROSODY_TOKENS, PlannedWord, plan_delivery
+from training.accents import Exchange, exchange, exchange_of
 from training.delivery import FRAME_S, Sentence, deliver, end_in_silence
 from training.phones import SILENCE
 from training.tts import Segment, TtsError, Utterance, VoiceSpec, loudness_gain
@@ -35,6 +36,9 @@ _PHONES: dict[str, tuple[str, ...]] = {
     "ɔ": ("AO",), "ɛ": ("EH",), "ɜ": ("ER",), "ɪ": ("IH",), "ᵻ": ("IH",), "i": ("IY",), "u": ("UW",), "ʊ": ("UH",),
     "A": ("EY",), "I": ("AY",), "W": ("AW",), "Y": ("OY",), "O": ("OW",), "Q": ("OW",),
 }  # fmt: skip
+_SPELT = {  # what may take a sound's place; "ɜɹ" is one sound in two symbols, and stays
+    name: symbol for symbol, (name,) in _PHONES.items() if symbol not in "ɡrTɾʔxəɐᵊaɒᵻQɜ"
+}
 _PAUSES = frozenset('.,!?;:—…"()“”')
 
 
@@ -82,15 +86,18 @@ def fit_edges(edges: np.ndarray, pcm: np.ndarray) -> np.ndarray:
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     """Speaks with ``hibari:heart``; options ``speed``, ``f0`` and ``formant`` are factors. Prosody tokens are obeyed.
 
+    Its ``accent``: see :mod:`training.accents`.
+
     Raises:
-        TtsError: the package is missing, the voice is unknown, or the text has no sound.
+        TtsError: the package is missing, the voice or the accent is unknown, or the text has no sound.
     """
-    spec.only("speed", "f0", "formant")
+    spec.only("speed", "f0", "formant", "accent")
     if spec.voice != "heart":
         raise TtsError(f"hibari has no voice {spec.voice!r}: known is heart")
     voice = _Voice(
-        spec.number("speed", 1.0, 0.5, 2.0), spec.number("f0", 1.0, 0.4, 1.6), spec.number("formant", 1.0, 0.7, 1.3)
-    )
+        spec.number("speed", 1.0, 0.5, 2.0), spec.number("f0", 1.0, 0.4, 1.6), spec.number("formant", 1.0, 0.7, 1.3),
+        exchange_of(spec),
+    )  # fmt: skip
     planned = plan_delivery(text) if any(token in text for token in PROSODY_TOKENS) else []
     plain: list[Utterance] = []  # of every sentence
     said: list[Utterance] = []  # the same as the tokens want it
@@ -118,15 +125,16 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
 
 
 class _Voice:
-    """The network with its options: factors of speed, F0 and speaker size."""
+    """The network with its options: factors of speed, F0 and speaker size, and the sounds that are exchanged."""
 
-    def __init__(self, speed: float, pitch: float, size: float) -> None:
-        self._speed, self._pitch, self._size = speed, pitch, size
+    def __init__(self, speed: float, pitch: float, size: float, accent: Exchange) -> None:
+        self._speed, self._pitch, self._size, self._accent = speed, pitch, size, accent
         self.tts, self._session = _load()
 
     def symbols(self, text: str) -> list[str]:
         """The phonemes and marks of a text that the network knows."""
-        return [symbol for symbol in self.tts.g2p(text) if symbol in self.tts.vocab]
+        known = (symbol for symbol in self.tts.g2p(text) if symbol in self.tts.vocab)
+        return exchange(known, self._accent, {symbol: name for name, symbol in _SPELT.items()}, _SPELT)
 
     def predict(self, symbols: list[str], pace: float = 1.0) -> tuple[Sentence, np.ndarray]:
         """Vocoder frames of phonemes, and the edges [ids + 1] between them in seconds; ``pace`` is one more factor."""

@@ -6,12 +6,14 @@ import random
 from pathlib import Path
 
 from training.tts import TtsError, VoiceSpec
-from training.tts_espeak import ACCENTS, variants
+from training.tts_espeak import ACCENTS, MORE_ACCENTS, variants
 
 HELD_OUT = ("f4", "m6", "Andy", "linda", "pablo", "steph2", "klatt3", "Mike")
 """espeak-ng variants kept for the validation split, together with flite's awb."""
 
 _ESPEAK_SHARE = 0.5
+_ACCENT_WEIGHTS = (50, 18, 12, 10, 10)
+_MORE_WEIGHTS = (7, 7, 7)
 _HIBARI_SHARE = 0.2  # training only: its one voice, with other speakers' pitch and size
 _FLITE_TRAIN = ("slt", "rms", "kal16")
 _FLITE_VALID = ("awb",)
@@ -50,7 +52,9 @@ def draw_voice(rng: random.Random, split: str) -> str:
         return f"hibari:heart?speed={rng.uniform(0.8, 1.35):.2f}&f0={pitch:.2f}&formant={size:.2f}"
     if rng.random() < _ESPEAK_SHARE / (1 - (0 if valid else _HIBARI_SHARE)):
         names = HELD_OUT if valid else tuple(v for v in variants() if v not in HELD_OUT)
-        accent = rng.choices(ACCENTS, weights=(50, 18, 12, 10, 10))[0]
+        accents = ACCENTS if valid else ACCENTS + MORE_ACCENTS
+        weights = _ACCENT_WEIGHTS if valid else _ACCENT_WEIGHTS + _MORE_WEIGHTS
+        accent = rng.choices(accents, weights=weights)[0]
         spec = f"espeak:{accent}+{rng.choice(names)}?rate={rng.randint(130, 220)}&pitch={rng.randint(20, 80)}"
         return spec + (f"&gap={rng.randint(1, 6)}" if rng.random() < 0.15 else "")
     name = rng.choice(_FLITE_VALID if valid else _FLITE_TRAIN)
