@@ -89,6 +89,7 @@ class EchoCanceller:
 
     def doubt(self) -> None:
         """The speaker or the microphone stumbled, so the delay between them may be another: it has to show anew."""
+        self._far_end.stumbled()
         self._guard.doubt()
 
     def reset(self) -> None:

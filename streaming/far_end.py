@@ -4,6 +4,9 @@ Positions are absolute, so a late reader or a missing block never moves the one 
 shows in the audio that is left over each time the microphone is read, by and by and a block at a time; playing it
 faster or slower by some millionths holds the smallest leftover of a second at about a block. The echo comes later than
 that on every real device, so the canceller never has to look into the future.
+
+What a device lost in a stumble is no drift: it is made good in one step, as soon as it is known. Until then the
+canceller would be told of silence where an echo is, and no canceller follows a reference that is warped for a minute.
 """
 
 import numpy as np
@@ -15,6 +18,9 @@ _WINDOW = SAMPLE_RATE_HZ  # over which it is looked for
 _SETTLE_S = 60.0  # in which a leftover that is too large or small is made good
 _FASTEST = 1e-3  # relative: crystals differ by less than a tenth of that
 _LOST = SAMPLE_RATE_HZ * 6 // 100  # an error that is no drift: something was lost on the way
+_STUMBLED = SAMPLE_RATE_HZ * 3 // 10  # over which the leftover is looked at after a stumble
+_OFF = SAMPLE_RATE_HZ * 15 // 1000  # an error that is put right then: more than a block
+_MISSING = SAMPLE_RATE_HZ * 2 // 100  # so much less than is wanted shows a stumble by itself
 _KEPT = SAMPLE_RATE_HZ  # played audio that is kept at most
 
 
@@ -37,6 +43,11 @@ class FarEnd:
         self._played = np.zeros(0, np.float32)
         self._start = 0  # position of its first sample
         self._next: float | None = None  # position that belongs to the microphone's next sample
+        self.stumbled()
+
+    def stumbled(self) -> None:
+        """A device lost audio: what is left over from now on shows how much."""
+        self._settling = True
         self._least = np.inf
         self._watched = 0
 
@@ -61,14 +72,18 @@ class FarEnd:
         if self._next is None:
             self._next = float(end - waiting - _TARGET)
             return False
-        self._least = min(self._least, end - self._next - waiting)
+        leftover = end - self._next - waiting
+        self._least = min(self._least, leftover)
         self._watched += waiting
-        if self._watched < _WINDOW:
+        missing = leftover < -_MISSING
+        if not missing and self._watched < (_STUMBLED if self._settling else _WINDOW):
             return False
-        error, self._least, self._watched = self._least - _TARGET, np.inf, 0
-        if abs(error) > _LOST:
-            self._next = float(end - waiting - _TARGET)
+        error, lost = self._least - _TARGET, _OFF if self._settling else _LOST
+        self._settling, self._least, self._watched = False, np.inf, 0
+        if missing or abs(error) > lost:
+            self._next += error
             self.moved += 1
+            self.stumbled()
             return True
         wanted = error / (_SETTLE_S * SAMPLE_RATE_HZ)
         self.drift = float(np.clip(self.drift + wanted / _SETTLE_S, -_FASTEST, _FASTEST))  # what lasts

@@ -74,6 +74,23 @@ def test_a_late_microphone_does_not_pile_up_what_was_played() -> None:
     assert level_db(cleaned[2 * RATE :]) < level_db(heard[5 * RATE :]) - 20
 
 
+def test_a_speaker_that_stumbles_is_not_heard_as_somebody() -> None:
+    """It stops for 150 ms in the middle of a reply, and plays on: nothing of the rest is left, and users are heard."""
+    canceller = EchoCanceller()
+    said, user = noise(12.0, 3), noise(12.0, 2)
+    stop, gap = 4 * RATE, 15 * FRAME
+    heard = echo_of(np.concatenate([said[:stop], np.zeros(gap, np.float32), said[stop:]])[: len(said)], 60)
+    heard[8 * RATE :] += 1.5 * user[8 * RATE :]
+    before = run(canceller, said[:stop], heard[:stop], FRAME)
+    for start in range(stop, stop + gap, FRAME):
+        before = np.append(before, canceller.clean(heard[start : start + FRAME]))
+    canceller.doubt()
+    after = run(canceller, said[stop:-gap], heard[stop + gap :], FRAME)
+    assert level_db(before[2 * RATE :]) < level_db(heard[2 * RATE : stop]) - 30
+    assert level_db(after[: 3 * RATE]) < level_db(heard[5 * RATE : 8 * RATE]) - 20
+    assert abs(level_db(after[5 * RATE :]) - level_db(1.5 * user[9 * RATE :])) < 6.0
+
+
 def test_a_late_reader_changes_nothing() -> None:
     """Half a second of both at once keeps them in step."""
     canceller = EchoCanceller()

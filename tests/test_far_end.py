@@ -55,6 +55,37 @@ def test_lost_audio_is_lined_up_anew() -> None:
     assert told == far.moved == 1
 
 
+def test_a_speaker_that_stops_for_a_moment_leaves_no_hole_behind() -> None:
+    """After 120 ms in which nothing was played the reference is whole again at once, not at the end of a second."""
+    far, given, out = FarEnd(), 0, []
+    for block in range(400):
+        if not 200 <= block < 212:
+            far.play(np.ones(BLOCK, np.float32))
+            given += BLOCK
+        far.line_up(BLOCK)
+        out.append(far.read(BLOCK))
+    assert far.moved
+    assert (np.concatenate(out)[BLOCK:] == 0).sum() <= 12 * BLOCK
+    assert given - far.position <= 2 * BLOCK
+
+
+def test_a_known_stumble_is_put_right_in_one_step() -> None:
+    """20 ms are no drift when a device stumbled: a third of a second later they are gone, and the pace is as before."""
+    far, given = FarEnd(), 0
+    for block in range(400):
+        far.play(np.zeros(BLOCK, np.float32))
+        given += BLOCK
+        if block == 200:
+            far.play(np.zeros(2 * BLOCK, np.float32))
+            given += 2 * BLOCK
+            far.stumbled()
+        far.line_up(BLOCK)
+        far.read(BLOCK)
+        assert (far.moved == 1) == (block >= 229)
+    assert given - far.position == pytest.approx(BLOCK, abs=2)
+    assert abs(far.drift) < 1e-6
+
+
 def test_between_samples_is_interpolated() -> None:
     """A sine is met between its samples to a thousandth, and outside there is silence."""
     sine = np.sin(2 * np.pi * 1_000 * np.arange(480) / RATE).astype(np.float32)
