@@ -2,12 +2,10 @@
 
 from agent.turn import EAGERNESS, MODEL_OFF, TurnConfig
 from agent.turn_events import Rules
-from models.tokenizer import UNKNOWN_WORD
+from models.tokenizer import UNKNOWN
 from streaming.frames import ms_to_samples
 from streaming.realtime_config import Eagerness, SemanticVad, ServerVad, TurnDetection
 from streaming.vad import VadConfig
-
-_UNKNOWN = UNKNOWN_WORD.strip()
 
 
 class Detection:
@@ -47,7 +45,7 @@ class Detection:
 
     def asks_for_turn(self, text: str) -> bool:
         """Whether what is said over a reply is meant to end it."""
-        words = [word for word in text.split() if word != _UNKNOWN and word not in self.turns.empty_words]
+        words = [word for word in text.split() if word != UNKNOWN and word not in self.turns.empty_words]
         return len(words) > 1 or not set(words).isdisjoint(self.turns.interrupting_words)
 
 

@@ -79,7 +79,7 @@ class Engine:
         self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
         self._silence = np.array(config["silence_codes"], np.int64)
         self._pauses = pause_steps(config)
-        self._rotary = rotation(config)
+        self._rotary = rotation(config, step)
 
     @classmethod
     def load(cls, codec: Path, s2s: Path) -> "Engine":

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from models import synthesis
 from models.features import analyse_mel32, new_history
@@ -155,15 +156,16 @@ def pause_steps(config: Mapping[str, Any]) -> Mapping[str, int]:
     return {**PAUSE_STEPS, **own}
 
 
-def rotation(config: Mapping[str, Any]) -> np.ndarray:
+def rotation(config: Mapping[str, Any], step: ort.InferenceSession) -> np.ndarray:
     """How far keys are rotated a step, by the ``config.json`` of an S2S model: radians, [head dim / 2] or [0].
 
     Raises:
-        ValueError: these are no numbers.
+        ValueError: these are no numbers, or not as many as the keys of the graph ``step`` take.
     """
     found = np.array(config["rotary"], float)
-    if found.ndim != 1 or not np.isfinite(found).all():
-        raise ValueError(f"rotary must be a list of numbers, got {config['rotary']!r}")
+    head = next(int(given.shape[-1]) for given in step.get_inputs() if given.name.startswith("keys_"))
+    if found.ndim != 1 or not np.isfinite(found).all() or len(found) not in (0, head // 2):
+        raise ValueError(f"rotary must be a list of {head // 2} numbers, got {config['rotary']!r}")
     return found
 
 

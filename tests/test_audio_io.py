@@ -254,6 +254,13 @@ def _next(backend: FakeBackend) -> np.ndarray:
     return backend.speaker.run(column(np.full(240, 9)))[:, 0].copy()
 
 
+def _fades_from(level: float, block: np.ndarray) -> None:
+    """The block begins there, falls, and is silent after 5 ms."""
+    assert block[0] == level
+    assert (np.diff(block[:120]) < 0).all()
+    assert not block[120:].any()
+
+
 def test_a_held_reply_is_silent_at_once_and_loses_nothing() -> None:
     """Not even what the speaker is ahead by is played on: it fades out within 5 ms, and waits."""
     backend = FakeBackend()
@@ -264,8 +271,7 @@ def test_a_held_reply_is_silent_at_once_and_loses_nothing() -> None:
     np.testing.assert_array_equal(_next(backend), pcm[:240])
     playout.hold()
     audio.feed(playout)
-    fading = _next(backend)
-    assert fading[0] == pcm[240] and (np.diff(fading[:120]) < 0).all() and not fading[120:].any()
+    _fades_from(pcm[240], _next(backend))
     for _ in range(5):
         audio.feed(playout)
         assert not _next(backend).any()
@@ -293,8 +299,7 @@ def test_a_reply_that_is_broken_off_ends_at_once() -> None:
     playout.cancel(1)
     audio.feed(playout)
     assert audio.unplayed_samples == 0
-    fading = _next(backend)
-    assert fading[0] == pcm[240] and (np.diff(fading[:120]) < 0).all() and not fading[120:].any()
+    _fades_from(pcm[240], _next(backend))
     audio.feed(playout)
     assert not _next(backend).any()
     playout.push(pcm, 1)

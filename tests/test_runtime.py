@@ -522,6 +522,16 @@ def test_models_for_another_alphabet_are_refused(tiny_models: Path, tmp_path: Pa
         _load(models)
 
 
+@pytest.mark.parametrize("rotary", [[0.5], [float("inf")] * 99, "no", None])
+def test_a_rotation_that_does_not_fit_the_keys_is_refused(tiny_models: Path, tmp_path: Path, rotary: object) -> None:
+    """Long conversations would be rotated into nonsense."""
+    models = _copy(tiny_models, tmp_path)
+    path = models / "s2s" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rotary": rotary}))
+    with pytest.raises(ArtefactError, match=r"config\.json: incomplete or wrong"):
+        _load(models)
+
+
 def test_codec_and_s2s_are_not_interchangeable(tiny_models: Path) -> None:
     """Directories given the wrong way round are told apart by their format."""
     with pytest.raises(ArtefactError, match="repartee-codec-onnx"):

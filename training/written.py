@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from models.prosody import canonical, strip_marks
-from models.tokenizer import FIRST_PIECE, FIRST_PROSODY, UNKNOWN_WORD, Tokenizer
+from models.tokenizer import FIRST_PIECE, FIRST_PROSODY, UNKNOWN, Tokenizer
 from training.domain import Dialogue, Domain, OrderState, load_domain
 from training.encode_dataset import EncodedTurn
 from training.mishearing import MISHEARD_SHARE, mishear_words
@@ -51,12 +51,11 @@ def written_dialogues(
 ) -> Callable[[np.random.Generator], list[WrittenTurn]]:
     """A source of dialogues in text alone, drawn from a domain file; ``marked`` replies keep their prosody tokens."""
     domain, as_written = load_domain(path), canonical if marked else strip_marks
-    unknown = UNKNOWN_WORD.strip()
-    others = [*sorted(domain.vocabulary), *[unknown] * len(domain.vocabulary)]
+    others = [*sorted(domain.vocabulary), *[UNKNOWN] * len(domain.vocabulary)]
 
     def heard(text: str, rng: np.random.Generator) -> list[list[int]]:
         text = mishear_words(domain, text, others, rng) if rng.random() < MISHEARD_SHARE else text
-        return [tokenizer.unknown_word if word == unknown else tokenizer.encode(word) for word in text.split()]
+        return [tokenizer.unknown_word if word == UNKNOWN else tokenizer.encode(word) for word in text.split()]
 
     def draw(rng: np.random.Generator) -> list[WrittenTurn]:
         dialogue = draw_dialogue(domain, random.Random(int(rng.integers(1 << 62))))

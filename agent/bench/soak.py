@@ -31,7 +31,7 @@ from agent.errors import InputError
 from agent.rehearsal import Rehearsal, RehearsalWorker
 from agent.worker import StepEngine, warm_up
 from models.runtime import Engine
-from models.tokenizer import UNKNOWN_WORD
+from models.tokenizer import UNKNOWN
 from streaming.frames import SAMPLE_RATE_HZ
 
 PAUSE_S = (0.5, 4.0)  # between an answer and the next turn
@@ -160,7 +160,7 @@ async def _live(args: argparse.Namespace, script: Iterator[tuple[float, np.ndarr
 
 
 def _known(transcript: str) -> int:
-    return sum(word != UNKNOWN_WORD.strip() for word in transcript.split())
+    return sum(word != UNKNOWN for word in transcript.split())
 
 
 def summarise(turns: Sequence[Turn]) -> dict[str, Any]:
