@@ -94,8 +94,8 @@ async def _converse(
         if args.live:
             with echo_live.sound_server():
                 async with Worker(engine) as worker:
-                    verdict = await echo_live.converse(worker, config, room, user, args.minutes * 60)
-            done.append({**told, **verdict.to_json(), "waits_ms": verdict.waits})
+                    verdict, late_ms = await echo_live.converse(worker, config, room, user, args.minutes * 60)
+            done.append({**told, **verdict.to_json(), "waits_ms": verdict.waits, "room_late_ms": round(late_ms)})
         else:
             loop = Loop(config, room, user, drift_ppm, jump_ms)
             async with InlineWorker(engine) as rehearsal:

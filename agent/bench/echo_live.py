@@ -9,17 +9,14 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
 from agent.actions import actions_of
-from agent.bench.echo_room import BLOCK, Room, User
+from agent.bench.echo_carrier import Carrier
+from agent.bench.echo_room import Room, User
 from agent.bench.echo_simulated import note
 from agent.bench.echo_verdict import Events, Verdict, judge
 from agent.config import AgentConfig
@@ -28,10 +25,8 @@ from agent.errors import InputError
 from agent.local import talk
 from agent.worker import Worker
 from streaming import realtime_events as events
-from streaming.frames import SAMPLE_RATE_HZ, FloatArray
-from streaming.resample import float_to_pcm16, pcm16_to_float
+from streaming.frames import SAMPLE_RATE_HZ
 
-_FORMAT = ("--raw", "--format=s16le", f"--rate={SAMPLE_RATE_HZ}", "--channels=1", "--latency-msec=10")
 _STARTS_WITHIN_S = 15.0
 _TOOLS = ("pulseaudio", "pactl", "pacat", "parec")
 
@@ -86,83 +81,43 @@ def _wait_for_server(server: "subprocess.Popen[bytes]") -> None:
         subprocess.run(["pactl", *what.split()], check=False)
 
 
-class LiveLoop:
-    """Room and user between the speaker's monitor and the microphone, in a thread of their own.
+class _Watcher:
+    """Notes what the agent decides, and when, as a telegraph would tell it."""
 
-    Attributes:
-        played: what left the speaker, in blocks of 10 ms, as it was read from the monitor.
-    """
-
-    def __init__(self, room: Room, user: User) -> None:
-        self.played: list[FloatArray] = []
+    def __init__(self, carrier: Carrier) -> None:
         self.noted = Events()
-        self._room, self._user = room, user
-        self._ending = threading.Event()
-
-    @property
-    def now(self) -> int:
-        """Samples that went through the loop."""
-        return len(self.played) * BLOCK
+        self._carrier = carrier
 
     @contextlib.contextmanager
     def joined(self, name: str, conversation: Conversation, hush: object = None) -> Iterator[None]:
-        """Watch the agent's conversation; as a telegraph does."""
+        """Watch the agent's conversation."""
         conversation.watch(self._note)
         yield
 
     def _note(self, event: events.Event) -> None:
-        note(self.noted, event, self.now)
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Carry sound from the speaker to the microphone as long as this lasts."""
-        listen = subprocess.Popen(["parec", *_FORMAT, "--device=spk.monitor"], stdout=subprocess.PIPE, bufsize=0)
-        speak = subprocess.Popen(["pacat", *_FORMAT, "--device=micsrc"], stdin=subprocess.PIPE, bufsize=0)
-        carrying = threading.Thread(target=self._carry, args=(listen, speak), name="room", daemon=True)
-        carrying.start()
-        try:
-            yield
-        finally:
-            self._ending.set()
-            for process in (listen, speak):
-                process.send_signal(signal.SIGTERM)
-                process.wait()
-            carrying.join()
-
-    def _carry(self, listen: "subprocess.Popen[bytes]", speak: "subprocess.Popen[bytes]") -> None:
-        assert listen.stdout is not None and speak.stdin is not None, "asked for pipes"
-        waiting = b""
-        while not self._ending.is_set():
-            got = listen.stdout.read(2 * BLOCK - len(waiting))
-            if not got:
-                return
-            waiting += got
-            if len(waiting) < 2 * BLOCK:
-                continue
-            played, waiting = pcm16_to_float(waiting), b""
-            self._room.play(played)
-            heard = np.clip(self._room.hear() + self._user.say(played), -1.0, 1.0).astype(np.float32)
-            self.played.append(played)
-            try:
-                speak.stdin.write(float_to_pcm16(heard))
-            except BrokenPipeError:
-                return
+        note(self.noted, event, self._carrier.now)
 
 
-async def converse(worker: Worker, config: AgentConfig, room: Room, user: User, seconds: float) -> Verdict:
+async def converse(
+    worker: Worker, config: AgentConfig, room: Room, user: User, seconds: float
+) -> tuple[Verdict, float]:
     """Let agent and user talk for so long in :func:`sound_server`.
+
+    Returns:
+        What happened, and the longest that the room had to wait for a block of the speaker, in milliseconds.
 
     Raises:
         AudioUnavailable: the agent cannot open the sound server's devices.
         StepError: the engine failed.
         InputError: the sound server carries nothing.
     """
-    loop = LiveLoop(room, user)
-    with loop.running():
+    carrier = Carrier(room, user)
+    watcher = _Watcher(carrier)
+    with carrier.running():
         talking = asyncio.create_task(
             talk(
                 worker, config.audio, config.vad, config.turn, config.reply, config.local,
-                actions_of(worker.engine), telegraph=loop,
+                actions_of(worker.engine), telegraph=watcher,
             ),
             name="talk",
         )  # fmt: skip
@@ -173,6 +128,4 @@ async def converse(worker: Worker, config: AgentConfig, room: Room, user: User, 
         finally:
             talking.cancel()
             await asyncio.gather(talking, return_exceptions=True)
-    if not loop.played:
-        raise InputError("the sound server carried no sound")
-    return judge(user.said, loop.noted, np.concatenate(loop.played), None)
+    return judge(carrier.said, watcher.noted, carrier.played, None), carrier.late_ms

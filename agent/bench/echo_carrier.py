@@ -1,0 +1,102 @@
+"""Carries sound from a sound server's speaker through a room, and to its microphone, in a process of its own.
+
+A room goes on when the agent is busy or stumbles; in the agent's process it would stop with it.
+"""
+
+import contextlib
+import multiprocessing
+import subprocess
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from agent.bench.echo_room import BLOCK, Room, User, Utterance
+from agent.errors import InputError
+from streaming.frames import SAMPLE_RATE_HZ, FloatArray
+from streaming.resample import float_to_pcm16, pcm16_to_float
+
+_FORMAT = ("--raw", "--format=s16le", f"--rate={SAMPLE_RATE_HZ}", "--channels=1", "--latency-msec=10")
+_ENDS_WITHIN_S = 10.0
+
+
+class Carrier:
+    """Room and user between the monitor of ``spk`` and ``micsrc``.
+
+    Attributes:
+        played: what left the speaker, float32 [n], once it has ended.
+        said: what the user said, once it has ended.
+        late_ms: the longest that a block of 10 ms was waited for: much more than that, and the sound server stumbled.
+    """
+
+    def __init__(self, room: Room, user: User) -> None:
+        self.played: FloatArray = np.zeros(0, np.float32)
+        self.said: list[Utterance] = []
+        self.late_ms = 0.0
+        self._room, self._user = room, user
+        self._context = multiprocessing.get_context("spawn")
+        self._now: Any = self._context.Value("q", 0, lock=False)
+        self._ending = self._context.Event()
+
+    @property
+    def now(self) -> int:
+        """Samples that went through the room."""
+        return int(self._now.value)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Carry sound as long as this lasts.
+
+        Raises:
+            InputError: the sound server carried nothing.
+        """
+        results, send = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_carry, args=(self._room, self._user, self._now, self._ending, send), name="room", daemon=True
+        )
+        process.start()
+        send.close()
+        try:
+            yield
+        finally:
+            self._ending.set()
+            with contextlib.suppress(EOFError):
+                if results.poll(_ENDS_WITHIN_S):
+                    played, self.said, self.late_ms = results.recv()
+                    self.played = pcm16_to_float(played)
+            process.join(_ENDS_WITHIN_S)
+            process.kill()
+        if not len(self.played):
+            raise InputError("the sound server carried no sound")
+
+
+def _carry(room: Room, user: User, now: Any, ending: Any, results: Connection) -> None:
+    listen = subprocess.Popen(["parec", *_FORMAT, "--device=spk.monitor"], stdout=subprocess.PIPE, bufsize=0)
+    speak = subprocess.Popen(["pacat", *_FORMAT, "--device=micsrc"], stdin=subprocess.PIPE, bufsize=0)
+    assert listen.stdout is not None and speak.stdin is not None, "asked for pipes"
+    carried, waiting, last, late_s = bytearray(), b"", None, 0.0
+    while not ending.is_set():
+        got = listen.stdout.read(2 * BLOCK - len(waiting))
+        if not got:
+            break
+        waiting += got
+        if len(waiting) < 2 * BLOCK:
+            continue
+        arrived = time.monotonic()
+        late_s, last = max(late_s, arrived - (arrived if last is None else last)), arrived
+        played = pcm16_to_float(waiting)
+        carried += waiting
+        waiting = b""
+        room.play(played)
+        heard = np.clip(room.hear() + user.say(played), -1.0, 1.0).astype(np.float32)
+        now.value += BLOCK
+        try:
+            speak.stdin.write(float_to_pcm16(heard))
+        except BrokenPipeError:
+            break
+    for process in (listen, speak):
+        process.terminate()
+        process.wait()
+    results.send((bytes(carried), user.said, 1000.0 * late_s))
