@@ -31,7 +31,7 @@ from streaming.vad import SpeechStarted, Vad, VadConfig
 
 logger = logging.getLogger(__name__)
 
-_LEAD_MS, _PLAYOUT_MS = 1_000, 4_000  # the second is never reached: the lead is, first
+_LEAD_MS, _PLAYOUT_MS = 1_000, 60_000  # a reply is made a lead ahead, and what is ducked waits on top of that
 
 
 class LocalConfig(BaseModel):
@@ -72,8 +72,9 @@ async def talk(
     A device that goes away takes the reply with it, not the conversation: that goes on when the device is back.
 
     Raises:
-        AudioUnavailable: there is no usable device to begin with, or the sound system does not answer any more.
-        StepError: the engine failed.
+        AudioUnavailable: there is no usable device to begin with.
+        ExceptionGroup: of an `AudioUnavailable`, the sound system does not answer any more; or of a `StepError`, the
+            engine failed.
     """
     wake, wake_up = event_for_threads()
     with contextlib.ExitStack() as opened:
@@ -89,8 +90,10 @@ async def talk(
             with joined:
                 while True:
                     await _carry(devices, speaker, conversation, wake, local)
+                    conversation.pause()
                     await asyncio.to_thread(opened.close)
                     devices = opened.enter_context(await open_again(audio, wake_up))
+                    conversation.go_on(())
 
 
 async def _carry(

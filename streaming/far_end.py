@@ -2,19 +2,23 @@
 
 Positions are absolute, so a late reader or a missing block never moves the one against the other. The clocks' drift
 shows in the audio that is left over each time the microphone is read, by and by and a block at a time; playing it
-faster or slower by some millionths holds the smallest leftover of a second at about a block. The echo comes later than
+faster or slower by some millionths holds what nearly always is left over at about a block. The echo comes later than
 that on every real device, so the canceller never has to look into the future.
 
 What a device lost in a stumble is no drift: it is made good in one step, as soon as it is known. Until then the
 canceller would be told of silence where an echo is, and no canceller follows a reference that is warped for a minute.
 """
 
+from collections import deque
+
 import numpy as np
 
 from streaming.frames import SAMPLE_RATE_HZ, FloatArray
 
-_TARGET = SAMPLE_RATE_HZ // 100  # smallest leftover that is aimed at
-_WINDOW = SAMPLE_RATE_HZ  # over which it is looked for
+_TARGET = SAMPLE_RATE_HZ // 100  # leftover that is aimed at
+_RARELY = 0.1  # share of the readings at which there may be less: a callback was late
+_MOST_READINGS = 500
+_WINDOW = SAMPLE_RATE_HZ  # over which it is looked at
 _SETTLE_S = 60.0  # in which a leftover that is too large or small is made good
 _FASTEST = 1e-3  # relative: crystals differ by less than a tenth of that
 _LOST = SAMPLE_RATE_HZ * 6 // 100  # an error that is no drift: something was lost on the way
@@ -28,7 +32,7 @@ class FarEnd:
     """The reference of an echo canceller; everything is 24 kHz.
 
     Attributes:
-        moved: times the two had to be lined up anew, after the first.
+        moved: times the two were lined up anew, since audio was lost or came late.
         drift: the speaker's clock against the microphone's, relative, as it is corrected now.
     """
 
@@ -43,13 +47,15 @@ class FarEnd:
         self._played = np.zeros(0, np.float32)
         self._start = 0  # position of its first sample
         self._next: float | None = None  # position that belongs to the microphone's next sample
+        self._end = 0  # of what was played, when it was last looked at
+        self._settling = False
         self.stumbled()
 
     def stumbled(self) -> None:
         """A device lost audio: what is left over from now on shows how much."""
-        self._settling = True
-        self._least = np.inf
-        self._watched = 0
+        if not self._settling:  # else a device that stumbles on and on would never be lined up
+            self._settling, self._watched = True, 0
+            self._leftovers: deque[float] = deque(maxlen=_MOST_READINGS)
 
     @property
     def position(self) -> float:
@@ -73,13 +79,18 @@ class FarEnd:
             self._next = float(end - waiting - _TARGET)
             return False
         leftover = end - self._next - waiting
-        self._least = min(self._least, leftover)
+        self._leftovers.append(leftover)
         self._watched += waiting
         missing = leftover < -_MISSING
+        if end == self._end:  # the speaker's callback is late, or hangs: what was lost is known when it is back
+            return False
+        self._end = end
         if not missing and self._watched < (_STUMBLED if self._settling else _WINDOW):
             return False
-        error, lost = self._least - _TARGET, _OFF if self._settling else _LOST
-        self._settling, self._least, self._watched = False, np.inf, 0
+        error = (leftover if missing else float(np.quantile(self._leftovers, _RARELY))) - _TARGET
+        lost = _OFF if self._settling else _LOST
+        self._settling, self._watched = False, 0
+        self._leftovers.clear()
         if missing or abs(error) > lost:
             self._next += error
             self.moved += 1

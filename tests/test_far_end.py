@@ -86,6 +86,44 @@ def test_a_known_stumble_is_put_right_in_one_step() -> None:
     assert abs(far.drift) < 1e-6
 
 
+def test_a_late_callback_moves_nothing() -> None:
+    """40 ms of the speaker that come late, but come, are no loss."""
+    far = FarEnd()
+    for block in range(600):
+        far.play(np.zeros(0 if 300 <= block < 304 else 5 * BLOCK if block == 304 else BLOCK, np.float32))
+        far.line_up(BLOCK)
+        far.read(BLOCK)
+    assert far.moved == 0
+
+
+def test_a_speaker_that_hangs_is_silent() -> None:
+    """What it played before does not sound again and again; when it is back the two are lined up once."""
+    far, out = FarEnd(), []
+    for block in range(500):
+        if not 200 <= block < 400:
+            far.play(np.ones(BLOCK, np.float32))
+        far.line_up(BLOCK)
+        out.append(far.read(BLOCK).max())
+    assert not any(out[203:400])
+    assert all(out[403:])
+    assert far.moved == 1
+
+
+def test_a_device_that_stumbles_on_and_on_is_kept_up_with() -> None:
+    """The microphone loses 10 ms every 200 ms for a minute: the reference is never late by more than 50 ms."""
+    far, given, late = FarEnd(), 0, []
+    for block in range(6_000):
+        lost = block % 20 == 0
+        far.play(np.zeros(2 * BLOCK if lost else BLOCK, np.float32))
+        given += 2 * BLOCK if lost else BLOCK
+        if lost:
+            far.stumbled()
+        far.line_up(BLOCK)
+        far.read(BLOCK)
+        late.append(given - far.position)
+    assert max(late) < 5 * BLOCK
+
+
 def test_between_samples_is_interpolated() -> None:
     """A sine is met between its samples to a thousandth, and outside there is silence."""
     sine = np.sin(2 * np.pi * 1_000 * np.arange(480) / RATE).astype(np.float32)

@@ -166,6 +166,7 @@ def test_every_accent_uses_known_phonemes_only(accent: str) -> None:
         ("festival:bdl?size=3", "outside"),
         ("festival:slt?accent=posh", "unknown accent 'posh'"),
         ("hibari:heart?accent=open_trap,raised_trap", "AE a second time"),
+        ("hibari:heart?accent=no_r", "cannot exchange ER"),
         ("flite:rms?stretch", "has no value"),
     ],
 )

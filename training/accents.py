@@ -1,7 +1,8 @@
 """Accents of English as exchanges of sounds: what a synthesiser of one accent needs to speak with another.
 
 A voice has some of them as an option, such as ``festival:bdl?accent=raised_mouth,stopped_th``. They are those in which
-accents differ most (Wells, Accents of English, 1982). No speaker has them all, and most have some.
+accents differ most (Wells, Accents of English, 1982). No speaker has them all, and most have some:
+``configs/voices/accents.txt`` was drawn by :func:`draw_accent`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ hts_engine expects a low-pass filter, so they are spoken without it.
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
 import re
 import select
@@ -122,11 +121,14 @@ class _Festival:
         self._folder.cleanup()
 
 
-@functools.lru_cache(maxsize=4)
+_processes: dict[str, _Festival] = {}
+
+
 def _festival(voice: str) -> _Festival:
-    process = _Festival(voice)
-    atexit.register(process.close)
-    return process
+    if voice not in _processes:
+        _processes[voice] = _Festival(voice)
+        atexit.register(_processes[voice].close)
+    return _processes[voice]
 
 
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
@@ -149,10 +151,12 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
         if not name.startswith("voice_") or not name.replace("_", "").isalnum():
             known = ", ".join((*VOICES, *RHVOICE))
             raise TtsError(f"festival has no voice {spec.voice!r}: known are {known} or a voice_... name")
+    accent = exchange_of(spec)
     try:
-        wav, labels = _festival(name).say(text, speed / size, exchange_of(spec))
+        wav, labels = _festival(name).say(text, speed / size, accent)
     except TtsError:
-        _festival.cache_clear()  # a dead process must not fail every later text
+        if name in _processes:
+            _processes.pop(name).close()  # a dead process must not fail every later text
         raise
     pcm, rate = soundfile.read(wav, dtype="float32")
     words, phones = parse_labels(text, labels.read_text("latin-1"), size)

@@ -94,9 +94,12 @@ def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     spec.only("speed", "f0", "formant", "accent")
     if spec.voice != "heart":
         raise TtsError(f"hibari has no voice {spec.voice!r}: known is heart")
+    accent = exchange_of(spec)
+    if beyond := sorted(accent.keys() - _SPELT.keys()):
+        raise TtsError(f"hibari cannot exchange {beyond[0]}: its accent must leave that out")
     voice = _Voice(
         spec.number("speed", 1.0, 0.5, 2.0), spec.number("f0", 1.0, 0.4, 1.6), spec.number("formant", 1.0, 0.7, 1.3),
-        exchange_of(spec),
+        accent,
     )  # fmt: skip
     planned = plan_delivery(text) if any(token in text for token in PROSODY_TOKENS) else []
     plain: list[Utterance] = []  # of every sentence

@@ -5,6 +5,7 @@ A room goes on when the agent is busy or stumbles; in the agent's process it wou
 
 import contextlib
 import multiprocessing
+import select
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from streaming.resample import float_to_pcm16, pcm16_to_float
 
 _FORMAT = ("--raw", "--format=s16le", f"--rate={SAMPLE_RATE_HZ}", "--channels=1", "--latency-msec=10")
 _ENDS_WITHIN_S = 10.0
+_LOOK_UP_S = 0.5
 
 
 class Carrier:
@@ -77,26 +79,28 @@ def _carry(room: Room, user: User, now: Any, ending: Any, results: Connection) -
     speak = subprocess.Popen(["pacat", *_FORMAT, "--device=micsrc"], stdin=subprocess.PIPE, bufsize=0)
     assert listen.stdout is not None and speak.stdin is not None, "asked for pipes"
     carried, waiting, last, late_s = bytearray(), b"", None, 0.0
-    while not ending.is_set():
-        got = listen.stdout.read(2 * BLOCK - len(waiting))
-        if not got:
-            break
-        waiting += got
-        if len(waiting) < 2 * BLOCK:
-            continue
-        arrived = time.monotonic()
-        late_s, last = max(late_s, arrived - (arrived if last is None else last)), arrived
-        played = pcm16_to_float(waiting)
-        carried += waiting
-        waiting = b""
-        room.play(played)
-        heard = np.clip(room.hear() + user.say(played), -1.0, 1.0).astype(np.float32)
-        now.value += BLOCK
-        try:
+    try:
+        while not ending.is_set():
+            if not select.select([listen.stdout], [], [], _LOOK_UP_S)[0]:
+                continue
+            if not (got := listen.stdout.read(2 * BLOCK - len(waiting))):
+                break
+            waiting += got
+            if len(waiting) < 2 * BLOCK:
+                continue
+            arrived = time.monotonic()
+            late_s, last = max(late_s, arrived - (arrived if last is None else last)), arrived
+            played = pcm16_to_float(waiting)
+            carried += waiting
+            waiting = b""
+            room.play(played)
+            heard = np.clip(room.hear() + user.say(played), -1.0, 1.0).astype(np.float32)
+            now.value += BLOCK
             speak.stdin.write(float_to_pcm16(heard))
-        except BrokenPipeError:
-            break
-    for process in (listen, speak):
-        process.terminate()
-        process.wait()
-    results.send((bytes(carried), user.said, 1000.0 * late_s))
+    except (BrokenPipeError, KeyboardInterrupt):
+        pass  # the sound server or the user has ended it
+    finally:
+        for process in (listen, speak):
+            process.terminate()
+            process.wait()
+        results.send((bytes(carried), user.said, 1000.0 * late_s))

@@ -125,6 +125,8 @@ async def converse(
             await asyncio.wait([talking], timeout=seconds)
             if talking.done():
                 talking.result()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
         finally:
             talking.cancel()
             await asyncio.gather(talking, return_exceptions=True)
