@@ -108,6 +108,9 @@ async def _carry(
         await move_audio(devices, speaker.playout, conversation.hear, wake, listening)
     except AudioUnavailable as exc:
         logger.warning("%s The conversation waits for it to come back.", exc)
+    finally:
+        faults = devices.counters | {"dropped_frames": speaker.dropped_frames}
+        logger.info("local audio: %s", ", ".join(f"{name} {count}" for name, count in faults.items()))
     speaker.hush()
     if not conversation.interrupt():
         conversation.hush()

@@ -145,13 +145,14 @@ class AudioIO:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Faults so far: driver xruns, and 24 kHz-clock microphone samples lost because the reader was late."""
+        """Faults so far: xruns, 24 kHz samples lost by a late reader, times the echo was lined up anew."""
         ring = self._mic.ring
         lost = ring.refused_samples + ring.skipped_samples
         return {
             "mic_xruns": self._mic.xruns,
             "speaker_xruns": self._speaker.xruns,
             "mic_lost_samples": lost * SAMPLE_RATE_HZ // self._mic.rate_hz,
+            "echo_moved": 0 if self.echo is None else self.echo.moved,
         }
 
     @property

@@ -319,6 +319,7 @@ class FakeDevices:
         self.played: list[np.ndarray] = []
         self.lost: DeviceLost | None = None
         self.wake: Callable[[], None] = lambda: None
+        self.counters = {"mic_xruns": 3}
         self._recorded: list[np.ndarray] = []
         self._position = 0
 

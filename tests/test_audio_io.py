@@ -404,7 +404,7 @@ def test_xruns_are_counted() -> None:
     audio = opened(backend)
     backend.mic.run(column(np.zeros(240)), status="input overflow")
     backend.speaker.run(column(np.zeros(240)), status="output underflow")
-    assert audio.counters == {"mic_xruns": 1, "speaker_xruns": 1, "mic_lost_samples": 0}
+    assert audio.counters == {"mic_xruns": 1, "speaker_xruns": 1, "mic_lost_samples": 0, "echo_moved": 0}
     assert audio.latency_ms == (20.0, 20.0)
     assert audio.description == "Fake at 24000 Hz, Fake at 24000 Hz"
 

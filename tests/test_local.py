@@ -3,21 +3,32 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agent.actions import Actions, load_actions
+from agent.conversation import Conversation
 from agent.local import LocalConfig, talk
 from agent.reply import ReplyConfig
 from agent.turn import TurnConfig
 from agent.worker import Worker
 from models.runtime import Mode
+from streaming import realtime_events as events
 from streaming.audio_io import AudioConfig, DeviceLost
 from streaming.vad import VadConfig
 from tests.fakes import FakeDevices, FakeEngine, eventually, silence, speech, spoken_turn
+
+
+class Joined:
+    """Gets hold of the conversation, as a telegraph does."""
+
+    @contextlib.contextmanager
+    def joined(self, name: str, conversation: Conversation, hush: object = None) -> Iterator[None]:
+        self.conversation = conversation
+        yield
 
 
 @contextlib.asynccontextmanager
@@ -26,6 +37,7 @@ async def talking(
     monkeypatch: pytest.MonkeyPatch,
     listen_while_speaking: bool = False,
     actions: Actions | None = None,
+    watcher: "Joined | None" = None,
 ) -> AsyncIterator[tuple[FakeDevices, "asyncio.Task[None]"]]:
     devices = FakeDevices()
 
@@ -44,6 +56,7 @@ async def talking(
                 ReplyConfig(),
                 LocalConfig(listen_while_speaking=listen_while_speaking),
                 actions,
+                telegraph=watcher,
             )
         )
         await asyncio.sleep(0)
@@ -136,6 +149,7 @@ async def test_a_lost_device_takes_the_reply_but_not_the_conversation(
         devices.wake()
         await eventually(lambda: "waits for it to come back" in caplog.text)
         assert "The speaker (Fake) was disconnected." in caplog.text
+        assert "local audio: mic_xruns 3, dropped_frames 0" in caplog.text
         await eventually(lambda: engine.states[0].truncations != [])
         back.set()
         await eventually(lambda: caplog.text.count("talking through") == 2)
@@ -143,3 +157,34 @@ async def test_a_lost_device_takes_the_reply_but_not_the_conversation(
         await eventually(lambda: speaking(returned))
         assert not task.done()
     assert len(engine.states) == 1
+
+
+async def test_a_reply_waits_for_a_device_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What somebody asks the agent to say meanwhile, over MQTT for one, is said when it is back, from its beginning."""
+    caplog.set_level(logging.INFO)
+    returned, back, watcher = FakeDevices(), asyncio.Event(), Joined()
+
+    async def open_again(config: AudioConfig, wake: Callable[[], None]) -> FakeDevices:
+        await back.wait()
+        returned.wake = wake
+        return returned
+
+    monkeypatch.setattr("agent.local.open_again", open_again)
+    engine = FakeEngine(reply_frames=100)
+    async with talking(engine, monkeypatch, watcher=watcher) as (devices, _):
+        await eventually(lambda: "talking through" in caplog.text)
+        devices.lost = DeviceLost("speaker", "The speaker (Fake) was disconnected.")
+        devices.wake()
+        await eventually(lambda: "waits for it to come back" in caplog.text)
+        await watcher.conversation.do(events.CreateResponse())
+        await asyncio.sleep(0.1)
+        assert engine.states[0].modes.count(Mode.SPEAK) <= 1
+        back.set()
+
+        def whole() -> bool:
+            returned.wake()
+            return sum(len(piece) for piece in returned.played) >= 20 * 1_920
+
+        await eventually(whole)
