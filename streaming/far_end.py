@@ -39,6 +39,7 @@ class FarEnd:
     def __init__(self) -> None:
         self.moved = 0
         self.drift = 0.0
+        self._leftovers: deque[float] = deque(maxlen=_MOST_READINGS)
         self.reset()
 
     def reset(self) -> None:
@@ -55,7 +56,7 @@ class FarEnd:
         """A device lost audio: what is left over from now on shows how much."""
         if not self._settling:  # else a device that stumbles on and on would never be lined up
             self._settling, self._watched = True, 0
-            self._leftovers: deque[float] = deque(maxlen=_MOST_READINGS)
+            self._leftovers.clear()
 
     @property
     def position(self) -> float:

@@ -68,6 +68,19 @@ async def talking(
                 await task
 
 
+def devices_that_return(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeDevices, asyncio.Event]:
+    """What is opened again after a loss, once the event is set."""
+    returned, back = FakeDevices(), asyncio.Event()
+
+    async def open_again(config: AudioConfig, wake: Callable[[], None]) -> FakeDevices:
+        await back.wait()
+        returned.wake = wake
+        return returned
+
+    monkeypatch.setattr("agent.local.open_again", open_again)
+    return returned, back
+
+
 async def test_a_question_is_answered_aloud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What is said into the microphone is answered through the speaker, and both texts are logged when asked for."""
     caplog.set_level(logging.INFO)
@@ -127,14 +140,7 @@ async def test_a_lost_device_takes_the_reply_but_not_the_conversation(
 ) -> None:
     """The loss is one sentence; the reply ends, and when the device is back the same session answers again."""
     caplog.set_level(logging.INFO)
-    returned, back = FakeDevices(), asyncio.Event()
-
-    async def open_again(config: AudioConfig, wake: Callable[[], None]) -> FakeDevices:
-        await back.wait()
-        returned.wake = wake
-        return returned
-
-    monkeypatch.setattr("agent.local.open_again", open_again)
+    returned, back = devices_that_return(monkeypatch)
     engine = FakeEngine(reply_frames=100)
     async with talking(engine, monkeypatch) as (devices, task):
         await eventually(lambda: "talking through" in caplog.text)
@@ -164,14 +170,7 @@ async def test_a_reply_waits_for_a_device_that_is_away(
 ) -> None:
     """What somebody asks the agent to say meanwhile, over MQTT for one, is said when it is back, from its beginning."""
     caplog.set_level(logging.INFO)
-    returned, back, watcher = FakeDevices(), asyncio.Event(), Joined()
-
-    async def open_again(config: AudioConfig, wake: Callable[[], None]) -> FakeDevices:
-        await back.wait()
-        returned.wake = wake
-        return returned
-
-    monkeypatch.setattr("agent.local.open_again", open_again)
+    (returned, back), watcher = devices_that_return(monkeypatch), Joined()
     engine = FakeEngine(reply_frames=100)
     async with talking(engine, monkeypatch, watcher=watcher) as (devices, _):
         await eventually(lambda: "talking through" in caplog.text)

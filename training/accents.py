@@ -8,7 +8,7 @@ accents differ most (Wells, Accents of English, 1982). No speaker has them all, 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from training.tts import TtsError, VoiceSpec
 
@@ -76,21 +76,3 @@ def exchange_of(spec: VoiceSpec) -> dict[str, tuple[str, ...]]:
             raise TtsError(f"{spec.engine}:{spec.voice}: accent {name!r} exchanges {twice[0]} a second time")
         exchanged.update(FEATURES[name])
     return exchanged
-
-
-def exchange(
-    phones: Iterable[str], exchanged: Exchange, names: Mapping[str, str], spelt: Mapping[str, str]
-) -> list[str]:
-    """A synthesiser's symbols with some sounds exchanged.
-
-    Args:
-        phones: its symbols.
-        exchanged: ARPAbet phones and what takes their place.
-        names: ARPAbet of those symbols that may be exchanged.
-        spelt: its symbol of every ARPAbet phone that can take a place.
-    """
-    said: list[str] = []
-    for phone in phones:
-        others = exchanged.get(names.get(phone, ""))
-        said += [phone] if others is None else [spelt[other] for other in others]
-    return said

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from models.prosody import PROSODY_TOKENS, PlannedWord, plan_delivery
-from training.accents import Exchange, exchange, exchange_of
+from training.accents import Exchange, exchange_of
 from training.delivery import FRAME_S, Sentence, deliver, end_in_silence
 from training.phones import SILENCE
 from training.tts import Segment, TtsError, Utterance, VoiceSpec, loudness_gain
@@ -131,13 +131,14 @@ class _Voice:
     """The network with its options: factors of speed, F0 and speaker size, and the sounds that are exchanged."""
 
     def __init__(self, speed: float, pitch: float, size: float, accent: Exchange) -> None:
-        self._speed, self._pitch, self._size, self._accent = speed, pitch, size, accent
+        self._speed, self._pitch, self._size = speed, pitch, size
+        self._exchanged = {_SPELT[old]: [_SPELT[phone] for phone in new] for old, new in accent.items()}
         self.tts, self._session = _load()
 
     def symbols(self, text: str) -> list[str]:
         """The phonemes and marks of a text that the network knows."""
         known = (symbol for symbol in self.tts.g2p(text) if symbol in self.tts.vocab)
-        return exchange(known, self._accent, {symbol: name for name, symbol in _SPELT.items()}, _SPELT)
+        return [said for symbol in known for said in self._exchanged.get(symbol, [symbol])]
 
     def predict(self, symbols: list[str], pace: float = 1.0) -> tuple[Sentence, np.ndarray]:
         """Vocoder frames of phonemes, and the edges [ids + 1] between them in seconds; ``pace`` is one more factor."""

@@ -4,6 +4,7 @@ A room goes on when the agent is busy or stumbles; in the agent's process it wou
 """
 
 import contextlib
+import math
 import multiprocessing
 import select
 import subprocess
@@ -78,7 +79,7 @@ def _carry(room: Room, user: User, now: Any, ending: Any, results: Connection) -
     listen = subprocess.Popen(["parec", *_FORMAT, "--device=spk.monitor"], stdout=subprocess.PIPE, bufsize=0)
     speak = subprocess.Popen(["pacat", *_FORMAT, "--device=micsrc"], stdin=subprocess.PIPE, bufsize=0)
     assert listen.stdout is not None and speak.stdin is not None, "asked for pipes"
-    carried, waiting, last, late_s = bytearray(), b"", None, 0.0
+    carried, waiting, last, late_s = bytearray(), b"", math.inf, 0.0
     try:
         while not ending.is_set():
             if not select.select([listen.stdout], [], [], _LOOK_UP_S)[0]:
@@ -89,7 +90,7 @@ def _carry(room: Room, user: User, now: Any, ending: Any, results: Connection) -
             if len(waiting) < 2 * BLOCK:
                 continue
             arrived = time.monotonic()
-            late_s, last = max(late_s, arrived - (arrived if last is None else last)), arrived
+            late_s, last = max(late_s, arrived - last), arrived
             played = pcm16_to_float(waiting)
             carried += waiting
             waiting = b""
