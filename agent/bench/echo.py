@@ -92,9 +92,11 @@ async def _converse(
         user = User(speech, user_db, args.seed)
         told = dict(zip(SETTINGS, setting, strict=True))
         if args.live:
-            with echo_live.sound_server():
+            with echo_live.sound_server() as microphone:
                 async with Worker(engine) as worker:
-                    verdict, late_ms = await echo_live.converse(worker, config, room, user, args.minutes * 60)
+                    verdict, late_ms = await echo_live.converse(
+                        worker, config, room, user, microphone, args.minutes * 60
+                    )
             done.append({**told, **verdict.to_json(), "waits_ms": verdict.waits, "room_late_ms": round(late_ms)})
         else:
             loop = Loop(config, room, user, drift_ppm, jump_ms)

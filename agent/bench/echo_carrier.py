@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,12 @@ from streaming.frames import SAMPLE_RATE_HZ, FloatArray
 from streaming.resample import float_to_pcm16, pcm16_to_float
 
 _FORMAT = ("--raw", "--format=s16le", f"--rate={SAMPLE_RATE_HZ}", "--channels=1", "--latency-msec=10")
-_ENDS_WITHIN_S = 10.0
+_BEGINS_WITHIN_S = _ENDS_WITHIN_S = 10.0
 _LOOK_UP_S = 0.5
 
 
 class Carrier:
-    """Room and user between the monitor of ``spk`` and ``micsrc``.
+    """Room and user between the monitor of ``spk`` and the pipe that is the microphone.
 
     Attributes:
         played: what left the speaker, float32 [n], once it has ended.
@@ -34,11 +35,11 @@ class Carrier:
         late_ms: the longest that a block of 10 ms was waited for: much more than that, and the sound server stumbled.
     """
 
-    def __init__(self, room: Room, user: User) -> None:
+    def __init__(self, room: Room, user: User, microphone: Path) -> None:
         self.played: FloatArray = np.zeros(0, np.float32)
         self.said: list[Utterance] = []
         self.late_ms = 0.0
-        self._room, self._user = room, user
+        self._room, self._user, self._microphone = room, user, microphone
         self._context = multiprocessing.get_context("spawn")
         self._now: Any = self._context.Value("q", 0, lock=False)
         self._ending = self._context.Event()
@@ -50,18 +51,22 @@ class Carrier:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Carry sound as long as this lasts.
+        """Carry sound as long as this lasts; it begins when the microphone hears something.
 
         Raises:
-            InputError: the sound server carried nothing.
+            InputError: the sound server carries nothing.
         """
         results, send = self._context.Pipe(duplex=False)
         process = self._context.Process(
-            target=_carry, args=(self._room, self._user, self._now, self._ending, send), name="room", daemon=True
+            target=_carry,
+            args=(self._room, self._user, self._microphone, self._now, self._ending, send),
+            name="room",
+            daemon=True,
         )
         process.start()
         send.close()
         try:
+            self._wait_for_sound()
             yield
         finally:
             self._ending.set()
@@ -71,16 +76,21 @@ class Carrier:
                     self.played = pcm16_to_float(played)
             process.join(_ENDS_WITHIN_S)
             process.kill()
-        if not len(self.played):
-            raise InputError("the sound server carried no sound")
+
+    def _wait_for_sound(self) -> None:
+        until = time.monotonic() + _BEGINS_WITHIN_S
+        while not self.now:
+            if time.monotonic() > until:
+                raise InputError("the sound server carries no sound")
+            time.sleep(0.05)
 
 
-def _carry(room: Room, user: User, now: Any, ending: Any, results: Connection) -> None:
+def _carry(room: Room, user: User, microphone: Path, now: Any, ending: Any, results: Connection) -> None:
     listen = subprocess.Popen(["parec", *_FORMAT, "--device=spk.monitor"], stdout=subprocess.PIPE, bufsize=0)
-    speak = subprocess.Popen(["pacat", *_FORMAT, "--device=micsrc"], stdin=subprocess.PIPE, bufsize=0)
-    assert listen.stdout is not None and speak.stdin is not None, "asked for pipes"
+    assert listen.stdout is not None, "asked for a pipe"
     carried, waiting, last, late_s = bytearray(), b"", math.inf, 0.0
     try:
+        speak = open(microphone, "wb", buffering=0)  # noqa: SIM115 - it lasts as long as this process
         while not ending.is_set():
             if not select.select([listen.stdout], [], [], _LOOK_UP_S)[0]:
                 continue
@@ -97,11 +107,10 @@ def _carry(room: Room, user: User, now: Any, ending: Any, results: Connection) -
             room.play(played)
             heard = np.clip(room.hear() + user.say(played), -1.0, 1.0).astype(np.float32)
             now.value += BLOCK
-            speak.stdin.write(float_to_pcm16(heard))
+            speak.write(float_to_pcm16(heard))
     except (BrokenPipeError, KeyboardInterrupt):
         pass  # the sound server or the user has ended it
     finally:
-        for process in (listen, speak):
-            process.terminate()
-            process.wait()
+        listen.terminate()
+        listen.wait()
         results.send((bytes(carried), user.said, 1000.0 * late_s))

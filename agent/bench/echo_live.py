@@ -1,8 +1,11 @@
 """The loop of speaker, room and microphone through a real sound server, in real time.
 
-A PulseAudio of its own with two null sinks: the agent plays into ``spk``, whose monitor goes through the simulated room
-into ``micsrc``, whose monitor is the agent's microphone. The agent opens both through PortAudio, as it would a sound
-card. What the sound server's buffers add, on both ways, is in every time that is reported.
+A PulseAudio of its own: the agent plays into the null sink ``spk``, whose monitor goes through the simulated room into
+a pipe, which is the agent's microphone. The agent opens both through PortAudio, as it would a sound card. What the
+sound server's buffers add, on both ways, is in every time that is reported.
+
+The microphone is a pipe and no second null sink, since what plays into a sink runs dry when the sound server stumbles,
+and is late by so much ever after: an echo that no room has.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from agent.actions import actions_of
 from agent.bench.echo_carrier import Carrier
@@ -28,12 +32,12 @@ from streaming import realtime_events as events
 from streaming.frames import SAMPLE_RATE_HZ
 
 _STARTS_WITHIN_S = 15.0
-_TOOLS = ("pulseaudio", "pactl", "pacat", "parec")
+_TOOLS = ("pulseaudio", "pactl", "parec")
 
 
 @contextlib.contextmanager
-def sound_server() -> Iterator[None]:
-    """A private PulseAudio, which this process and its children use as long as this lasts.
+def sound_server() -> Iterator[Path]:
+    """A private PulseAudio, which this process and its children use as long as this lasts; the pipe of its microphone.
 
     Raises:
         InputError: it is not installed, or does not start.
@@ -47,10 +51,11 @@ def sound_server() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as directory:
         os.environ.update(XDG_RUNTIME_DIR=directory, PULSE_SINK="spk", PULSE_SOURCE="mic")
         os.environ.pop("PULSE_SERVER", None)
-        server = subprocess.Popen(_server_command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        microphone = Path(directory) / "microphone"
+        server = subprocess.Popen(_server_command(microphone), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             _wait_for_server(server)
-            yield
+            yield microphone
         finally:
             server.kill()
             server.wait()
@@ -60,12 +65,11 @@ def sound_server() -> Iterator[None]:
                     os.environ[name] = value
 
 
-def _server_command() -> list[str]:
+def _server_command(microphone: Path) -> list[str]:
     modules = (
         "module-native-protocol-unix",
         f"module-null-sink sink_name=spk rate={SAMPLE_RATE_HZ}",
-        f"module-null-sink sink_name=micsrc rate={SAMPLE_RATE_HZ}",
-        "module-virtual-source source_name=mic master=micsrc.monitor",
+        f"module-pipe-source source_name=mic file={microphone} format=s16le rate={SAMPLE_RATE_HZ} channels=1",
     )
     loads = [f"--load={module}" for module in modules]
     return ["pulseaudio", "--daemonize=no", "--exit-idle-time=-1", "-n", *loads]
@@ -99,9 +103,9 @@ class _Watcher:
 
 
 async def converse(
-    worker: Worker, config: AgentConfig, room: Room, user: User, seconds: float
+    worker: Worker, config: AgentConfig, room: Room, user: User, microphone: Path, seconds: float
 ) -> tuple[Verdict, float]:
-    """Let agent and user talk for so long in :func:`sound_server`.
+    """Let agent and user talk for so long in :func:`sound_server`, which gave ``microphone``.
 
     Returns:
         What happened, and the longest that the room had to wait for a block of the speaker, in milliseconds.
@@ -111,7 +115,7 @@ async def converse(
         StepError: the engine failed.
         InputError: the sound server carries nothing.
     """
-    carrier = Carrier(room, user)
+    carrier = Carrier(room, user, microphone)
     watcher = _Watcher(carrier)
     with carrier.running():
         talking = asyncio.create_task(
