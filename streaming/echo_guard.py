@@ -32,6 +32,7 @@ _SUSPECT = 40  # frames: remains are believed when nobody was heard for so long 
 _DECAY = 10 ** (-30 / 10 / 100)  # of the echo's power a frame: 30 dB a second, a large hall
 _OVER_FLOOR = 10**0.6  # what is heard while the speaker plays is an echo if it is so far over the room's noise
 _RISE = 10 ** (1 / 10 / 100)  # of the noise's power a frame: 1 dB a second
+_ALONE = 200  # frames without an echo: the room's noise is no less than the quietest of them (it was muted before)
 _PROOF = 60  # frames of echo over which the canceller is judged
 _PROVEN = 10**-1.2  # of the echo's power: less left is proof
 _NEEDED = 2  # such stretches in a row; and failures, after one more
@@ -51,7 +52,8 @@ class EchoGuard:
         self._echo = 0.0  # what an echo may still have
         self._remains = _MOST_LEFT / _OVER_REMAINS  # of the echo's power
         self._recent: deque[float] = deque()  # the same, frame by frame, not believed yet; bound: _SUSPECT
-        self._floor = math.inf
+        self._floor = self._quietest = math.inf
+        self._alone = 0  # frames without an echo, of which that is the quietest
         self._proof_frames = 0
         self._proof_heard = self._proof_left = 0.0
         self._shown = 0
@@ -89,7 +91,7 @@ class EchoGuard:
         self._heard_course.append(max(heard, _FAINT))
         self._heard += _SMOOTH * (heard - self._heard)
         self._left += _SMOOTH * (left - self._left)
-        self._floor = min(self._floor * _RISE, max(self._heard, _TINY))
+        self._follow_noise(may_sound)
         echo = may_sound and self._heard > _OVER_FLOOR * self._floor
         self._echo = max(self._echo * _DECAY, self._heard if echo else 0.0)
         if playing:
@@ -109,6 +111,13 @@ class EchoGuard:
             self._sum_heard += heard
             self._sum_left += left
         return verdict
+
+    def _follow_noise(self, may_sound: bool) -> None:
+        self._floor = min(self._floor * _RISE, max(self._heard, _TINY))
+        self._alone = 0 if may_sound else self._alone + 1
+        self._quietest = min(self._quietest, self._heard) if self._alone > 1 else self._heard
+        if self._alone == _ALONE:
+            self._floor, self._alone = max(self._floor, self._quietest), 0
 
     def _like_what_was_played(self) -> bool:
         played = np.lib.stride_tricks.sliding_window_view(np.log(self._played_course), _COURSE)  # [lags, _COURSE]

@@ -24,6 +24,8 @@ CANCEL_RULE = "  - {intent: cancel, do: clear, reply: canceled, action: cancel_o
         (CANCEL_RULE, CANCEL_RULE.replace("canceled", "thanks"), "does not do the same"),
         ('  order: "Okay, {items}.', '  order: "Okay.', "does not hold {items}"),
         ('  changed: "Okay, now {changed}.', '  changed: "Okay, now.', "does not hold {changed}"),
+        ("sorry, which drink", "sorry, which {drink}", "item.not_heard: must be words, without a fill"),
+        ("<pause_short> sorry, which", "<pause> sorry, which", "item.not_heard: "),
     ],
 )
 def test_actions_that_could_not_be_read(tmp_path: Path, old: str, new: str, reason: str) -> None:

@@ -68,6 +68,26 @@ def test_without_an_echo_everything_counts() -> None:
     assert not any(feed(guard, 40, PLAYED, LOUD, LOUD))
 
 
+def test_a_microphone_that_was_muted_is_heard_again() -> None:
+    """What a headset hears after it was switched on is a room, not an echo that the canceller leaves."""
+    guard = EchoGuard()
+    feed(guard, 200, PLAYED, 0.0, 0.0)
+    feed(guard, 1_000, 0.0, 0.0, 0.0)
+    feed(guard, 600, 0.0, QUIET, QUIET)
+    feed(guard, 300, PLAYED, QUIET, QUIET)
+    assert guard.trusting
+    assert not feed(guard, 20, PLAYED, ECHO, ECHO)[-1]
+
+
+def test_a_microphone_that_closes_between_words_still_hears_the_echo() -> None:
+    """Zeros of a noise gate are the floor of its room: what comes through at first is the echo."""
+    guard = EchoGuard()
+    for _ in range(20):
+        feed(guard, 50, 0.0, 0.0, 0.0)
+        feed(guard, 50, 0.0, LOUD, LOUD)  # somebody speaks
+    assert all(feed(guard, 200, PLAYED, ECHO, ECHO)[5:])
+
+
 def test_a_canceller_that_lost_its_way_is_doubted() -> None:
     """When the delay has moved and the echo comes back whole, it stops counting in two seconds; so after doubt."""
     guard = proven()

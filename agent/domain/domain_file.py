@@ -54,6 +54,8 @@ class ItemSpec(_Strict):
     alias_probability: Probability
     target_words: list[str] = Field(min_length=1)
     emphasis: str
+    not_heard: str | None = None
+    """How a reply goes on that said the article of an item when nobody has named one; None: as the model will."""
     max_items: int = Field(ge=1, le=100)
 
 
@@ -136,9 +138,7 @@ class DomainSpec(_Strict):
     intents: dict[str, IntentSpec]
     rules: list[RuleSpec]
     replies: dict[str, str]
-    prompts: list[str] | None = Field(
-        None, min_length=2, max_length=2
-    )  # replies that nothing was said to: first of all, and later
+    prompts: list[str] | None = Field(None, min_length=2, max_length=2)  # to nothing that was said: at first, and later
     actions: dict[str, ActionSpec]
     disfluency: DisfluencySpec = DisfluencySpec()
     dialogues: DialogueSpec
@@ -204,8 +204,7 @@ def _phrase(text: str, macros: dict[str, Node], source: SourceMap, where: Where,
         node = parse_phrase(text, macros)
     except GrammarError as exc:
         raise source.error(where, str(exc)) from exc
-    unknown = fills_of(node) - allowed
-    if unknown:
+    if unknown := fills_of(node) - allowed:
         raise source.error(where, f"unknown fill {{{min(unknown)}}}; allowed: {' '.join(sorted(allowed)) or 'none'}")
     return node
 
@@ -222,6 +221,8 @@ def _check_slots(spec: DomainSpec, source: SourceMap) -> None:
     named = {"modifiers": rules.modifiers, "additions": rules.additions, "loose_additions": rules.loose_additions}
     if _plain(rules.emphasis, source, ("item", "emphasis")):
         raise source.error(("item", "emphasis"), "must be a prosody mark or empty")
+    if REPLY_FILL.search(_plain(rules.not_heard or "", source, ("item", "not_heard"))) or rules.not_heard == "":
+        raise source.error(("item", "not_heard"), "must be words, without a fill")
     for key, names in named.items():
         for index, name in enumerate(names):
             _one_of(name, slots, source, ("item", key, index), "slot")
@@ -338,8 +339,7 @@ def _check_reply(reply: str, source: SourceMap, where: Where) -> None:
     fills = set(REPLY_FILL.findall(plain))
     if not plain:
         raise source.error(where, "the reply is empty")
-    unknown = fills - REPLY_FILLS
-    if unknown:
+    if unknown := fills - REPLY_FILLS:
         raise source.error(where, f"unknown fill {{{min(unknown)}}}; known: {' '.join(sorted(REPLY_FILLS))}")
 
 

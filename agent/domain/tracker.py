@@ -3,6 +3,7 @@
 - A reply is known by the template it fits; its values are found as everywhere else in the domain.
 - Only words that the domain's own wording has count: a reply that fits no template, or holds a word no item has, does
   nothing.
+- An order of which no drink was heard becomes a question for it.
 - The order is kept as said. A reply that names the whole order puts it right, silently; a change that the known order
   has no place for causes no action.
 - A reply that was broken off after it had named its drinks has done to the order what it would have.
@@ -62,6 +63,8 @@ class ReplyReader:
         self._understanding = Understanding(spec, macros)
         self._item_words = _item_words(spec)
         self.around = {fill: _around(spec, fill) for fill in ("order", "changed")}
+        self.asking = _asking(spec)
+        self._asked = {_line(before + rest) for before, rest in self.asking.items()}
         templates = [_template(spec, name, self._item_words) for name in spec.replies]
         self._templates = sorted(templates, key=lambda template: -template.literal_words)
 
@@ -71,9 +74,11 @@ class ReplyReader:
         One that is not ``complete`` fits when it has fills, and all of them are there.
         """
         try:
-            line = "".join(f"{word} " for word in normal_words(strip_marks(text)))
+            line = _line(text)
         except ProsodyTagError:
             return None
+        if line in self._asked:
+            return Said(None, None, {})
         for template in self._templates:
             match = (template.pattern if complete else template.begun).fullmatch(line)
             if match is None:
@@ -87,6 +92,10 @@ class ReplyReader:
     def understand(self, heard: str) -> Parsed:
         """What a user's turn means, from its transcript."""
         return self._understanding.parse(heard)
+
+    def names_item(self, heard: str) -> bool:
+        """Whether a user's turn holds the name of an item."""
+        return any(found.slot == self._head for found in self._understanding.find(normal_words(heard)))
 
     def _items(self, words: str) -> tuple[Item, ...]:
         """The drinks a fill names, none when it holds anything else."""
@@ -117,7 +126,11 @@ class Tracker:
         if self.state.items:
             order = items_text(replies.spec, self.state.items)
             found = {before.strip(): f"{order}{after}" for before, after in replies.around["order"]}
-        said = strip_marks(respond(replies.spec, self.state, replies.understand(heard))[0]) if heard.strip() else ""
+        if not heard.strip():
+            return found
+        if not replies.names_item(heard):
+            found |= replies.asking
+        said = strip_marks(respond(replies.spec, self.state, replies.understand(heard))[0])
         changed = (before for before, _ in replies.around["changed"] if said.startswith(before))
         return found | {before.strip(): said[len(before) :] for before in changed}
 
@@ -198,6 +211,21 @@ def _around(spec: DomainSpec, fill: str) -> list[tuple[str, str]]:
         (before, after) for before, after in parts
         if before.strip() and sum(reply.startswith(before.strip()) for reply in replies) == 1
     ]  # fmt: skip
+
+
+def _asking(spec: DomainSpec) -> dict[str, str]:
+    """How a reply that adds to the order asks for an item, after all it has said: the article of one."""
+    if spec.item.not_heard is None:
+        return {}
+    replies = [strip_marks(reply) for reply in spec.replies.values()]
+    adding = {strip_marks(spec.replies[rule.reply]).partition("{items}") for rule in spec.rules if rule.do == "add"}
+    own = [text for text, fill, _ in adding if fill and sum(reply.startswith(f"{text}{{") for reply in replies) == 1]
+    return {f"{text}{word}": spec.item.not_heard for text in own for word in ("a", "an")}
+
+
+def _line(text: str) -> str:
+    """What patterns are matched with: the words of a reply, each followed by a space."""
+    return "".join(f"{word} " for word in normal_words(strip_marks(text)))
 
 
 def _template(spec: DomainSpec, name: str, item_words: frozenset[str]) -> _Template:
