@@ -82,7 +82,7 @@ def test_every_engine_says_latte_right() -> None:
         assert phones == ["L", "AA", "T", "EY"], voice
 
 
-@pytest.mark.parametrize("voice", ["festival:slt", "hibari:heart"])
+@pytest.mark.parametrize("voice", ["festival:slt", "hibari:heart", "flite:slt"])
 def test_an_accent_exchanges_sounds_and_nothing_else(voice: str) -> None:
     """One sound may become two; the words keep their times, and the next utterance has no accent."""
     text = "the house is thin"

@@ -9,12 +9,14 @@ import threading
 
 import numpy as np
 
+from training.accents import Exchange, exchange_of
 from training.phones import LEXICON, SILENCE, radio_to_arpabet
 from training.tts import Segment, TtsError, Utterance, VoiceSpec, to_24k
 
 VOICES = ("slt", "rms", "awb", "kal16")
 _STRETCH, _F0 = b"duration_stretch", b"int_f0_target_mean"  # flite keeps these pointers: they must stay alive
 _TOKEN_OF_SEGMENT = b"R:SylStructure.parent.parent.R:Token.parent"
+_WORD_OF_SEGMENT, _STRESS = b"R:SylStructure.parent.parent", b"R:SylStructure.parent.stress"
 
 
 class _Wave(ctypes.Structure):
@@ -64,6 +66,9 @@ class _Library:
             function.restype, function.argtypes = result, arguments
         self._lib.flite_init()
         self._voices: dict[str, ctypes._Pointer[_Voice]] = {}
+        self._known: dict[str, dict[str, list[str]]] = {}  # by voice: the phones of the words it has said, with stress
+        self._texts: dict[str, set[str]] = {}  # tokens whose words are known
+        self._lexicons: dict[str, object] = {}  # what the voice says in another way than by itself
         self._lock = threading.Lock()
 
     def _voice(self, name: str) -> ctypes._Pointer[_Voice]:
@@ -72,29 +77,73 @@ class _Library:
                 raise TtsError(f"flite has no voice {name!r}: known are {', '.join(VOICES)}")
             register = getattr(ctypes.CDLL(f"libflite_cmu_us_{name}.so.1"), f"register_cmu_us_{name}")
             register.restype, register.argtypes = ctypes.POINTER(_Voice), [_TEXT]
-            voice = register(None)
-            with tempfile.NamedTemporaryFile("w", suffix=".lex") as addenda:
-                addenda.writelines(f"{word} : {' '.join(syllables)}\n" for word, syllables in LEXICON.items())
-                addenda.flush()
-                self._lib.flite_voice_add_lex_addenda(ctypes.cast(voice, _POINTER), addenda.name.encode())
-            self._voices[name] = voice
+            self._voices[name] = register(None)
+            self._known[name], self._texts[name] = {}, set()
         return self._voices[name]
 
-    def speak(self, text: str, name: str, features: dict[bytes, float]) -> Utterance:
+    def _pronounce(self, name: str, accent: Exchange) -> None:
+        """The voice's own words are LEXICON's, and in an accent, all it is known to have said."""
+        known = self._known[name]
+        state = (dict(accent), len(known) if accent else 0)
+        if self._lexicons.get(name) == state:
+            return
+        lines = {word: _accented(phones, accent) for word, phones in known.items()} if accent else {}
+        lines = {word: " ".join(syllables) for word, syllables in LEXICON.items()} | lines
+        with tempfile.NamedTemporaryFile("w", suffix=".lex") as addenda:  # it replaces the one before
+            addenda.writelines(f"{word} : {phones}\n" for word, phones in lines.items())
+            addenda.flush()
+            self._lib.flite_voice_add_lex_addenda(ctypes.cast(self._voices[name], _POINTER), addenda.name.encode())
+        self._lexicons[name] = state
+
+    def _learn(self, name: str, text: str) -> None:
+        """Know how a voice without accent says the words of a text."""
+        tokens = set(text.lower().split())
+        if tokens <= self._texts[name]:
+            return
+        self._pronounce(name, {})
+        utterance = self._synth(name, text)
+        words: dict[str, list[str]] = {}
+        before = None
+        for item in self._items(utterance, b"Segment"):
+            word = self._lib.path_to_item(item, _WORD_OF_SEGMENT)
+            if word:
+                phones = words.setdefault(self._feature(word, b"name"), [])
+                if word != before:
+                    phones.clear()  # said twice: once is enough
+                stress = self._feature(item, _STRESS) if self._feature(item, b"ph_vc") == "+" else ""
+                phones.append(self._feature(item, b"name") + stress)
+            before = word
+        self._lib.delete_utterance(utterance)
+        self._known[name].update(words)
+        self._texts[name] |= tokens
+
+    def _feature(self, item: int, name: bytes) -> str:
+        return (self._lib.ffeature_string(item, name) or b"").decode()
+
+    def _synth(self, name: str, text: str) -> int:
+        voice = ctypes.cast(self._voices[name], _POINTER)
+        utterance: int | None = self._lib.flite_synth_text(text.encode("ascii", "replace"), voice)
+        if not utterance:
+            raise TtsError(f"flite voice {name!r} failed on {text!r}")
+        return utterance
+
+    def speak(self, text: str, name: str, features: dict[bytes, float], accent: Exchange) -> Utterance:
         with self._lock:
-            voice = self._voice(name)
-            settings = voice.contents.features
+            settings = self._voice(name).contents.features
+            if accent:
+                self._learn(name, text)
+            self._pronounce(name, accent)
             before = {key: self._lib.flite_get_param_float(settings, key, -1.0) for key in features}
             for key, value in features.items():
                 self._lib.feat_set_float(settings, key, value)
-            utterance = self._lib.flite_synth_text(text.encode("ascii", "replace"), ctypes.cast(voice, _POINTER))
-            for key, value in before.items():
-                if value < 0:  # the voice has none of its own
-                    self._lib.feat_remove(settings, key)
-                else:
-                    self._lib.feat_set_float(settings, key, value)
-            if not utterance:
-                raise TtsError(f"flite voice {name!r} failed on {text!r}")
+            try:
+                utterance = self._synth(name, text)
+            finally:
+                for key, value in before.items():
+                    if value < 0:  # the voice has none of its own
+                        self._lib.feat_remove(settings, key)
+                    else:
+                        self._lib.feat_set_float(settings, key, value)
             try:
                 return self._read(utterance, text)
             finally:
@@ -114,14 +163,13 @@ class _Library:
         index_of: dict[int, int] = {}
         current = -1
         for item in self._items(utterance, b"Token"):
-            space = lib.ffeature_string(item, b"whitespace") or b""
-            current += 1 if current < 0 or space else 0
+            current += 1 if current < 0 or self._feature(item, b"whitespace") else 0
             index_of[item] = min(current, len(tokens) - 1)
         phones: list[Segment] = []
         spans: dict[int, tuple[float, float]] = {}
         now = 0.0
         for item in self._items(utterance, b"Segment"):
-            phone = radio_to_arpabet((lib.ffeature_string(item, b"name") or b"").decode())
+            phone = radio_to_arpabet(self._feature(item, b"name"))
             end = float(lib.item_feat_float(item, b"end"))
             owner = index_of.get(lib.path_to_item(item, _TOKEN_OF_SEGMENT) or 0) if phone != SILENCE else None
             if owner is not None:
@@ -137,6 +185,19 @@ class _Library:
         return Utterance(to_24k(pcm, wave.sample_rate), tuple(words), tuple(phones))
 
 
+def _accented(phones: list[str], accent: Exchange) -> str:
+    """What an accent makes of the phones of a word; the first vowel in the place of one has its stress."""
+    said = []
+    for phone in phones:
+        name = phone.rstrip("01")
+        stress = phone[len(name) :]
+        for other in accent.get(name.upper(), (name,)):
+            vowel = other[0] in "AEIOUaeiou"
+            said.append(other.lower() + (stress or "0" if vowel else ""))
+            stress = "0" if vowel else stress
+    return " ".join(said)
+
+
 @functools.lru_cache(maxsize=1)
 def _library() -> _Library:
     return _Library()
@@ -145,13 +206,15 @@ def _library() -> _Library:
 def synthesise_raw(text: str, spec: VoiceSpec) -> Utterance:
     """Speaks with ``flite:VOICE?stretch=1.0&f0=170`` (duration factor; mean pitch in Hz).
 
+    All have ``accent``, see :mod:`training.accents`.
+
     Raises:
-        TtsError: unknown voice or option, or flite is missing.
+        TtsError: unknown voice, option or accent, or flite is missing.
     """
-    spec.only("stretch", "f0")
+    spec.only("stretch", "f0", "accent")
     features: dict[bytes, float] = {}
     if "stretch" in spec.options:
         features[_STRETCH] = spec.number("stretch", 1.0, 0.4, 3.0)
     if "f0" in spec.options:
         features[_F0] = spec.number("f0", 150.0, 50.0, 400.0)
-    return _library().speak(text, spec.voice, features)
+    return _library().speak(text, spec.voice, features, exchange_of(spec))
