@@ -57,6 +57,7 @@ class EchoGuard:
         self._proof_frames = 0
         self._proof_heard = self._proof_left = 0.0
         self._shown = 0
+        self._needless = False  # there was no echo when the speaker last played
         self._sum_heard = self._sum_left = 0.0  # of every frame taken for an echo
 
     @property
@@ -70,8 +71,9 @@ class EchoGuard:
         return self._shown >= _NEEDED
 
     def doubt(self) -> None:
-        """The canceller has to start over: a device was opened again, or audio was lost."""
-        self._shown = self._proof_frames = 0
+        """The canceller has to start over, since audio was lost; where there is no echo, it is still not needed."""
+        self._shown = min(self._shown, _NEEDED) if self._needless else 0
+        self._proof_frames = 0
         self._proof_heard = self._proof_left = 0.0
         self._remains = _MOST_LEFT / _OVER_REMAINS
         self._recent.clear()
@@ -137,9 +139,9 @@ class EchoGuard:
         self._proof_left += left
         if self._proof_frames < _PROOF:
             return
-        needless = self._proof_heard < _OVER_FLOOR * self._floor * _PROOF
-        proven = needless or self._proof_left < _PROVEN * self._proof_heard
-        failing = not needless and self._proof_left > _FAILING * self._proof_heard
+        self._needless = self._proof_heard < _OVER_FLOOR * self._floor * _PROOF
+        proven = self._needless or self._proof_left < _PROVEN * self._proof_heard
+        failing = not self._needless and self._proof_left > _FAILING * self._proof_heard
         if failing and self.trusting:
             self._shown -= 1
         else:

@@ -68,6 +68,19 @@ def test_without_an_echo_everything_counts() -> None:
     assert not any(feed(guard, 40, PLAYED, LOUD, LOUD))
 
 
+def test_a_stumble_does_not_matter_to_headphones() -> None:
+    """Where there was no echo, there is none after audio was lost; where there was one, it may be anywhere now."""
+    headphones, loudspeaker = EchoGuard(), proven()
+    feed(headphones, 100, 0.0, QUIET, QUIET)
+    feed(headphones, 200, PLAYED, QUIET, QUIET)
+    for guard, still in ((headphones, True), (loudspeaker, False)):
+        guard.doubt()
+        assert guard.trusting is still
+    assert not feed(headphones, 20, PLAYED, ECHO, ECHO)[-1]
+    feed(headphones, 60, PLAYED, ECHO, ECHO)  # it was put on a loudspeaker meanwhile
+    assert not headphones.trusting
+
+
 def test_a_microphone_that_was_muted_is_heard_again() -> None:
     """What a headset hears after it was switched on is a room, not an echo that the canceller leaves."""
     guard = EchoGuard()
