@@ -30,6 +30,11 @@ class TurnMetrics:
     status: str | None = None
 
     @property
+    def speech_was_over(self) -> bool:
+        """Whether it is known when the user had finished."""
+        return self.ended_by in ("silence", "model")
+
+    @property
     def speech_end_to_audio_ms(self) -> float | None:
         """From the end of the user's speech to the first frame of the reply leaving."""
         if self.decision_to_audio_ms is None:
@@ -70,7 +75,7 @@ class SessionMetrics:
         """The user's turn is over."""
         self.turns.append(record)
         self.turns_ended[record.ended_by] += 1
-        if record.ended_by != "client":  # its end of speech is not known
+        if record.speech_was_over:
             self.tell("speech_end_to_decision", record.speech_end_to_decision_ms)
 
     def mark(self, turn: int, what: Mark, now: float) -> None:
@@ -81,7 +86,7 @@ class SessionMetrics:
         milliseconds = (now - record.decided_at) * 1000.0
         setattr(record, f"{name}_ms", milliseconds)
         self.tell(name, milliseconds)
-        if what == "audio" and record.ended_by != "client":
+        if what == "audio" and record.speech_was_over:
             self.tell("speech_end_to_audio", record.speech_end_to_decision_ms + milliseconds)
 
     def reply_ended(self, turn: int, status: str, frames: int) -> None:

@@ -4,6 +4,7 @@
   earlier, when the model says that the user has finished and some silence has been heard, or when the client says so.
 * Sound over a reply may be a cough or a "mhm": the reply is held at once, but interrupted only when the model hears
   words in the sound, or the sound lasts.
+* A turn that does not end by itself, in the noise of a crowd say, is ended after a while.
 * With detection off (push to talk) only the client ends turns and asks for replies.
 * A reply that the client asks for while the user speaks is given when the user has finished.
 * ``now`` is the session's sample clock; nothing here knows wall time, asyncio or audio.
@@ -78,6 +79,8 @@ class TurnConfig(BaseModel):
     interrupt_after_ms: int = Field(1_500, ge=0, le=10_000)
     """Speech over a reply, after its detection, that interrupts it even if no word is understood; 0: any speech does.
     The reply is held meanwhile."""
+    max_turn_ms: int = Field(60_000, ge=1_000, le=600_000)
+    """After which a turn that was detected ends, whatever is heard."""
     resume_after_ms: int = Field(240, ge=0, le=5_000)
     """Silence after which a sound over a reply has ended; without words in it the reply goes on."""
     interrupting_words: tuple[str, ...] = ("no", "stop", "wait", "cancel", "sorry", "actually")
@@ -100,7 +103,7 @@ class TurnTaker:
         self.configure(config)
         self._rules = rules or Rules()
         self._phase = _Phase.WAITING
-        self._turn = 0
+        self._turn = self._began = 0
         self._replies = 0  # wanted and not ended
         self._end_chance = NO_OPINION  # of the model, about audio after the last speech
         self._speculated = False  # in this pause
@@ -117,6 +120,7 @@ class TurnTaker:
         self._speculate_threshold = config.speculate_threshold
         self._speculate_silence = max(1, ms_to_samples(config.speculate_silence_ms))
         self._interrupt_after = ms_to_samples(config.interrupt_after_ms)
+        self._longest_turn = ms_to_samples(config.max_turn_ms)
         self._resume_after = max(1, ms_to_samples(config.resume_after_ms))
 
     @property
@@ -174,11 +178,11 @@ class TurnTaker:
                 return self._cancel(event)
             case ReplyEnded():
                 self._replies = max(0, self._replies - 1)
+                return self._end_doubt() if self.doubting and not self.replying else []
             case TimedOut():
                 return self._time_out(event)
             case SetRules():
                 return self._set_rules(event.rules)
-        return []
 
     def _speech_started(self, event: SpeechStarted) -> list[Action]:
         if self._phase is not _Phase.WAITING or not self._rules.detect:
@@ -194,34 +198,40 @@ class TurnTaker:
             self._concluding = True
             return [ConcludeDoubt()]
         lasts = now - quiet - self._doubted.at >= self._interrupt_after
-        return self._start_turn(self._doubted) if lasts and not quiet else []
+        return self._end_doubt() if lasts and not quiet else []
 
     def _overheard(self, event: Overheard) -> list[Action]:
         if not self.doubting:
             return []
         if event.words:
-            assert self._doubted is not None, "doubt has a beginning"
-            return self._start_turn(self._doubted)
+            return self._end_doubt()
         return [*self._resume(), RestartDetector()] if event.final else []
 
     def _resume(self) -> list[Action]:
         self._phase = _Phase.WAITING
         return [ResumeReply()]
 
+    def _end_doubt(self) -> list[Action]:
+        """The sound begins a turn."""
+        assert self._doubted is not None, "doubt has a beginning"
+        return self._start_turn(self._doubted)
+
     def _start_turn(self, event: SpeechStarted) -> list[Action]:
-        self._open_turn()
+        self._open_turn(event.at)
         actions: list[Action] = [StartTurn(self._turn, event.audio_start)]
         if self.replying and self._rules.interrupt_response:
             actions.append(self._stop_reply("turn_detected"))
         return actions
 
-    def _open_turn(self) -> None:
+    def _open_turn(self, at: int) -> None:
         self._phase = _Phase.LISTENING
-        self._turn += 1
+        self._turn, self._began = self._turn + 1, at
         self._end_chance, self._speculated, self._quiet = NO_OPINION, False, 0
 
     def _stay_quiet(self, quiet: int, now: int) -> list[Action]:
         self._quiet = quiet
+        if self.listening and now - self._began >= self._longest_turn:
+            return [*self._end(now, now - quiet, "limit"), RestartDetector()]
         if quiet:
             return self._end_early(now) or self._speculate(now)
         went_on, self._speculated = self._speculated, False
@@ -313,7 +323,8 @@ class TurnTaker:
         if not self.replying:
             message = "Cancellation failed: no active response found"
             return [Reject("response_cancel_not_active", message, event.event_id)]
-        return [self._stop_reply("client_cancelled")]
+        stopped = self._stop_reply("client_cancelled")
+        return [stopped, *self._end_doubt()] if self.doubting else [stopped]
 
     def _stop_reply(self, reason: Literal["turn_detected", "client_cancelled"]) -> StopReply:
         self._replies = 0
@@ -322,7 +333,7 @@ class TurnTaker:
     def _set_rules(self, rules: Rules) -> list[Action]:
         detected_before, self._rules = self._rules.detect, rules
         if detected_before == rules.detect:
-            return []
+            return [*self._resume(), *self._end_doubt()] if self.doubting and not rules.interrupt_response else []
         if self.listening or self.doubting:
             return self._clear()
         return [RestartDetector()]

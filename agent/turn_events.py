@@ -6,7 +6,7 @@ from typing import Literal
 from streaming.realtime_events import CreateResponse
 from streaming.vad import SpeechStarted, SpeechStopped
 
-EndedBy = Literal["silence", "model", "client"]
+EndedBy = Literal["silence", "model", "limit", "client"]
 
 
 @dataclass(frozen=True, slots=True)
