@@ -1,7 +1,7 @@
 """A client for the command line: a recording in and the conversation out, or microphone and speaker.
 
     python -m streaming.client --input question.wav --output heard.wav
-    python -m streaming.client --mic --url ws://192.168.1.5:8765/v1/realtime
+    python -m streaming.client --mic --microphone "USB Audio" --url ws://192.168.1.5:8765/v1/realtime
 
 - A recording is sent at the speed of speech, then silence until the answers have been played. The output file holds
   what a listener would have heard of the agent, from the first sample that was sent on.
@@ -26,8 +26,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.frames import CloseCode
 
 from streaming.audio_io import AudioConfig, event_for_threads, move_audio, open_default
-from streaming.errors import ServerUnavailable, StreamingError
+from streaming.errors import AudioUnavailable, ServerUnavailable, StreamingError
 from streaming.frames import SAMPLE_RATE_HZ, FloatArray, samples_to_ms
+from streaming.hot_plug import open_again
 from streaming.playout import Playout, PlayoutConfig
 from streaming.resample import float_to_pcm16, pcm16_to_float
 from streaming.sound_files import read_audio, write_audio
@@ -190,16 +191,26 @@ async def speak(talk: Talk, pcm: FloatArray) -> FloatArray:
     return np.concatenate(heard)
 
 
-async def converse(talk: Talk, headphones: bool) -> None:
-    """Talk through the local devices until cancelled.
+async def converse(talk: Talk, audio: AudioConfig) -> None:
+    """Talk through the local devices until cancelled; one that goes away is waited for.
+
+    Without an echo canceller there are headphones: the microphone counts while the agent speaks, or it is silent then.
 
     Raises:
-        AudioUnavailable: there is no usable device, or it went away.
+        AudioUnavailable: there is no usable device to begin with, or the sound system does not answer any more.
     """
     wake, wake_up = event_for_threads()
-    with open_default(AudioConfig(), wake_up) as devices:
-        print(f"talking through {devices.description}", flush=True)
-        await move_audio(devices, talk.playout, talk.send, wake, headphones)
+    with contextlib.ExitStack() as opened:
+        devices = opened.enter_context(open_default(audio, wake_up))
+        while True:
+            print(f"talking through {devices.description}", flush=True)
+            listens = devices.listens_while_speaking or not audio.echo_cancellation
+            try:
+                await move_audio(devices, talk.playout, talk.send, wake, listens)
+            except AudioUnavailable as exc:
+                print(f"{exc} The conversation waits for it to come back.", flush=True)
+            await asyncio.to_thread(opened.close)
+            devices = opened.enter_context(await open_again(audio, wake_up))
 
 
 async def run(args: argparse.Namespace) -> None:
@@ -226,7 +237,10 @@ async def run(args: argparse.Namespace) -> None:
         async with contextlib.aclosing(talk), asyncio.TaskGroup() as tasks:
             listening = tasks.create_task(talk.listen(), name="listen")
             if pcm is None:
-                await converse(talk, args.headphones)
+                audio = AudioConfig(
+                    microphone=args.microphone, speaker=args.speaker, echo_cancellation=not args.headphones
+                )
+                await converse(talk, audio)
             else:
                 heard = await speak(talk, pcm)
                 if args.output is not None:
@@ -246,12 +260,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     source.add_argument("--mic", action="store_true", help="talk through the local microphone and speaker")
     source.add_argument("--input", type=Path, metavar="F", help="a recording to speak")
     parser.add_argument("--output", type=Path, metavar="F", help="with --input: what was heard (24 kHz mono WAV)")
-    parser.add_argument("--headphones", action="store_true", help="with --mic: listen while the agent speaks, too")
+    parser.add_argument("--headphones", action="store_true", help="with --mic: there is no echo to take out")
+    parser.add_argument("--microphone", metavar="NAME", help="with --mic: part of the device's name")
+    parser.add_argument("--speaker", metavar="NAME", help="with --mic: part of the device's name")
     args = parser.parse_args(argv)
     if args.mic and args.output is not None:
         parser.error("--output belongs to --input")
-    if args.headphones and not args.mic:
-        parser.error("--headphones belongs to --mic")
+    for name in ("headphones", "microphone", "speaker"):
+        if getattr(args, name) and not args.mic:
+            parser.error(f"--{name} belongs to --mic")
     return args
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,14 @@ import soundfile
 
 from agent.actions import load_actions
 from agent.daemon import Daemon
+from models.runtime import Mode
 from streaming import client
+from streaming.audio_io import AudioConfig
+from streaming.device_stream import DeviceLost
 from streaming.errors import ServerUnavailable
 from streaming.sound_files import write_audio
 from streaming.tls import self_signed
-from tests.fakes import FRAME, FakeEngine, eventually, silence, speech, spoken_turn
+from tests.fakes import FRAME, FakeDevices, FakeEngine, eventually, silence, speech, spoken_turn
 from tests.live import running_daemon
 
 SETTINGS = ("vad.detector=energy", "vad.silence_duration_ms=300", "turn.end_of_turn_threshold=2")
@@ -89,6 +94,55 @@ async def test_a_lost_connection_changes_nothing(tmp_path: Path, capsys: pytest.
     heard, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
     assert 24 * FRAME < np.count_nonzero(np.abs(heard) > 0.001) < 25.5 * FRAME
     assert len(engine.states) == 1
+
+
+@pytest.mark.parametrize(
+    ("headphones", "cancels", "heard"), [(False, True, True), (False, False, False), (True, False, True)]
+)
+async def test_the_microphone_can_interrupt(
+    headphones: bool, cancels: bool, heard: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over a reply it counts where the echo is taken out, and with headphones; a device that is lost is waited for."""
+    first, second = FakeDevices(), FakeDevices()
+    asked: list[AudioConfig] = []
+
+    def opened(devices: FakeDevices, config: AudioConfig, wake: Callable[[], None]) -> FakeDevices:
+        asked.append(config)
+        devices.wake, devices.listens_while_speaking = wake, cancels
+        return devices
+
+    async def open_again(config: AudioConfig, wake: Callable[[], None]) -> FakeDevices:
+        return opened(second, config, wake)
+
+    monkeypatch.setattr(client, "open_default", lambda config, wake: opened(first, config, wake))
+    monkeypatch.setattr(client, "open_again", open_again)
+    engine = FakeEngine(reply_frames=100)
+    async with running_daemon(engine, *SETTINGS, "reply.take_back_ms=0") as daemon:
+        url = f"ws://127.0.0.1:{daemon.port}/v1/realtime"
+        flags = ["--mic", "--url", url, "--speaker", "desk", *(["--headphones"] if headphones else [])]
+        task = asyncio.create_task(client.run(client.parse_args(flags)))
+        await eventually(lambda: bool(asked))
+        first.lost = DeviceLost("speaker", "The speaker (desk) was disconnected.")
+        first.wake()
+        await eventually(lambda: len(asked) == 2)
+        second.record(spoken_turn())
+
+        def speaking() -> bool:
+            second.wake()
+            return bool(second.played)
+
+        await eventually(speaking)
+        modes = engine.states[-1].modes
+        before = modes.count(Mode.LISTEN)
+        second.record(speech(1.0))
+        await asyncio.sleep(0.5)
+        assert (modes.count(Mode.LISTEN) > before or any(state.truncations for state in engine.states)) is heard
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    assert [config.speaker for config in asked] == ["desk", "desk"]
+    assert asked[0].echo_cancellation is not headphones
+    assert "The speaker (desk) was disconnected. The conversation waits" in capsys.readouterr().out
 
 
 async def test_a_server_that_leaves_is_one_sentence(tmp_path: Path) -> None:
