@@ -153,12 +153,12 @@ class Daemon:
             local = tasks.create_task(self._talk(worker), name="local audio") if self._audio else None
             await self._drain.wait()
             server.draining = True
-            if local is not None:
-                local.cancel()
             until = time.monotonic() + self._config.server.drain_s
             if self.sessions:
                 logger.info("draining", extra={"fields": {"sessions": len(self.sessions)}})
-            while self.sessions and not self._stop.is_set() and time.monotonic() < until:
+            while (
+                (self.sessions or (local and not local.done())) and not self._stop.is_set() and time.monotonic() < until
+            ):
                 for session in self.sessions:
                     if session.at_rest:
                         session.leave()
@@ -167,13 +167,15 @@ class Daemon:
                         await self._stop.wait()
             for session in self.sessions:
                 session.leave()
+            if local is not None:
+                local.cancel()
 
     async def _talk(self, worker: Worker) -> None:
         config = self._config
         settings = (config.audio, config.vad, config.turn, config.reply, config.local)
         try:
             with self._telemetry.watch() as metrics:
-                await talk(worker, *settings, self._actions, metrics, self._telegraph)
+                await talk(worker, *settings, self._actions, metrics, self._telegraph, self._drain)
         except* AudioUnavailable as group:
             logger.warning("no local audio: %s Clients can still connect.", group.exceptions[0])
         except* StepError as group:

@@ -31,6 +31,8 @@ from streaming.vad import SpeechStarted, Vad, VadConfig
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 0.1
+_MISSING_S = 5.0  # between looks for devices that were never there
 _LEAD_MS, _PLAYOUT_MS = 1_000, 60_000  # a reply is made a lead ahead, and what is ducked waits on top of that
 
 
@@ -66,10 +68,13 @@ async def talk(
     actions: Actions | None = None,
     metrics: SessionMetrics | None = None,
     telegraph: Watcher | None = None,
+    leaving: asyncio.Event | None = None,
 ) -> None:
     """Talk through the local devices until cancelled, and count it in ``metrics``.
 
-    A device that goes away takes the reply with it, not the conversation: that goes on when the device is back.
+    A device that goes away takes the reply with it, not the conversation: that goes on when the device is back. With
+    ``leaving``, devices that are missing at first are waited for as well, and once it is set, the conversation ends
+    with the reply that is being given.
 
     Raises:
         AudioUnavailable: there is no usable device to begin with.
@@ -78,22 +83,51 @@ async def talk(
     """
     wake, wake_up = event_for_threads()
     with contextlib.ExitStack() as opened:
-        devices = opened.enter_context(open_default(audio, wake_up))
+        if (found := await _open(audio, wake_up, leaving)) is None:
+            return
+        devices = opened.enter_context(found)
         speaker = Speaker()
         conversation = Conversation(
             await worker.open(), speaker.take, vad, turns, local_replies(replies),
             actions=actions, listener_stops=True, metrics=metrics,
         )  # fmt: skip
+
+        async def carry_on(devices: AudioIO) -> None:
+            while True:
+                await _carry(devices, speaker, conversation, wake, local)
+                conversation.pause()
+                await asyncio.to_thread(opened.close)
+                devices = opened.enter_context(await open_again(audio, wake_up))
+                conversation.go_on(())
+
         joined = telegraph.joined(LOCAL, conversation, speaker.hush) if telegraph else contextlib.nullcontext()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(conversation.run(), name="think")
+            both = [tasks.create_task(conversation.run(), name="think")]
             with joined:
-                while True:
-                    await _carry(devices, speaker, conversation, wake, local)
-                    conversation.pause()
-                    await asyncio.to_thread(opened.close)
-                    devices = opened.enter_context(await open_again(audio, wake_up))
-                    conversation.go_on(())
+                both.append(tasks.create_task(carry_on(devices), name="carry"))
+                await (leaving or asyncio.Event()).wait()
+                while conversation.state != "idle" or not speaker.playout.idle:  # noqa: ASYNC110 - they tell nobody
+                    await asyncio.sleep(_LOOK_S)
+                for task in both:
+                    task.cancel()
+
+
+async def _open(audio: AudioConfig, wake_up: Callable[[], None], leaving: asyncio.Event | None) -> AudioIO | None:
+    """The devices, waited for until ``leaving`` is set; None: it was."""
+    try:
+        return open_default(audio, wake_up)
+    except AudioUnavailable as exc:
+        if leaving is None:
+            raise
+        logger.warning("no local audio yet: %s Clients can connect meanwhile.", exc)
+    opening = asyncio.ensure_future(open_again(audio, wake_up, retry_s=_MISSING_S))
+    left = asyncio.ensure_future(leaving.wait())
+    try:
+        await asyncio.wait((opening, left), return_when=asyncio.FIRST_COMPLETED)
+        return opening.result() if opening.done() else None
+    finally:
+        opening.cancel()
+        left.cancel()
 
 
 async def _carry(

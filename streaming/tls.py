@@ -1,5 +1,6 @@
 """Certificates for wss://: given ones, or one of our own making."""
 
+import contextlib
 import datetime
 import hashlib
 import ipaddress
@@ -57,7 +58,7 @@ def fingerprint(cert: Path) -> str:
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """The certificate and the key in this folder; they are made when there are none.
+    """The certificate and the key in this folder; they are made when there are none, for this machine as it is then.
 
     Raises:
         TlsError: the folder cannot be written, or the cryptography package is missing.
@@ -82,7 +83,7 @@ def state_folder() -> Path:
 
 
 def _make() -> tuple[bytes, bytes]:
-    """A certificate for this machine and its key, both PEM."""
+    """A certificate for this machine, by its names and its addresses in the network, and its key, both PEM."""
     try:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
@@ -92,8 +93,8 @@ def _make() -> tuple[bytes, bytes]:
         raise TlsError("a certificate needs the cryptography package: pip install 'repartee[tls]'") from exc
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "repartee")])
-    addresses = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
-    names = [x509.DNSName(host) for host in {"localhost", socket.gethostname().lower()} if host.isascii()]
+    host = socket.gethostname().lower()
+    names = [x509.DNSName(name) for name in sorted({"localhost", host, f"{host}.local"}) if name.isascii()]
     now = datetime.datetime.now(datetime.UTC)
     own_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (
@@ -104,7 +105,7 @@ def _make() -> tuple[bytes, bytes]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _EARLIER)
         .not_valid_after(now + datetime.timedelta(days=_VALID_DAYS))
-        .add_extension(x509.SubjectAlternativeName([*names, *map(x509.IPAddress, addresses)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([*names, *map(x509.IPAddress, _own_addresses())]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(own_id, critical=False)
@@ -114,6 +115,16 @@ def _make() -> tuple[bytes, bytes]:
     unencrypted = serialization.NoEncryption()
     pem = serialization.Encoding.PEM
     return certificate.public_bytes(pem), key.private_bytes(pem, serialization.PrivateFormat.PKCS8, unencrypted)
+
+
+def _own_addresses() -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The loopback's, and those from which this machine speaks to others; nothing is sent to find them."""
+    found = {ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")}
+    for family, anywhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # for examples only
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((anywhere, 9))
+            found.add(ipaddress.ip_address(probe.getsockname()[0]))
+    return sorted(found, key=str)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 import urllib.request
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from agent.logs import fields_of
 from models.runtime import Mode, StepOut
 from streaming.errors import AudioUnavailable
 from streaming.tls import fingerprint, self_signed
-from tests.fakes import FakeClient, FakeEngine, eventually, spoken_turn
+from tests.fakes import FRAME, FakeClient, FakeDevices, FakeEngine, eventually, spoken_turn
 from tests.live import running_daemon
 from tests.test_telemetry import Samples, read
 
@@ -207,15 +208,69 @@ async def test_a_port_in_use() -> None:
 
 
 async def test_no_sound_device(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a device there is one plain sentence, and clients are served."""
+    """Without a device there is one plain sentence, and clients are served; it is taken when it is there."""
+    caplog.set_level(logging.INFO)
+    plugged_in = asyncio.Event()
 
     def no_device(*_: object) -> None:
         raise AudioUnavailable("No microphone was found.")
 
+    async def later(*_: object, retry_s: float) -> FakeDevices:
+        await plugged_in.wait()
+        return FakeDevices()
+
     monkeypatch.setattr("agent.local.open_default", no_device)
+    monkeypatch.setattr("agent.local.open_again", later)
     async with running(FakeEngine(), audio=True) as daemon, connect(url(daemon)) as websocket:
         await read_until(websocket, "session.created")
-    assert "No microphone was found. Clients can still connect." in caplog.text
+        assert "No microphone was found. Clients can connect meanwhile." in caplog.text
+        plugged_in.set()
+        await eventually(lambda: "talking through nothing at all" in caplog.text)
+
+
+async def test_a_daemon_that_waits_for_a_device_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is being said that has to be waited for."""
+
+    def no_device(*_: object) -> None:
+        raise AudioUnavailable("No microphone was found.")
+
+    async def never(*_: object, retry_s: float) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("agent.local.open_default", no_device)
+    monkeypatch.setattr("agent.local.open_again", never)
+    daemon = Daemon(FakeEngine(), load_config(None, ["server.port=0", "server.max_sessions=8"]), audio=True)
+    async with asyncio.timeout(5):
+        await daemon.run(on_ready=lambda _: daemon.drain())
+
+
+async def test_draining_finishes_what_is_said_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply through the speaker is heard to its end, and then the daemon ends."""
+    devices, ready = FakeDevices(), asyncio.Event()
+
+    def open_devices(config: object, wake: Callable[[], None]) -> FakeDevices:
+        devices.wake = wake
+        return devices
+
+    monkeypatch.setattr("agent.local.open_default", open_devices)
+    settings = ["server.port=0", "server.max_sessions=8", "vad.detector=energy", "vad.silence_duration_ms=300"]
+    daemon = Daemon(FakeEngine(reply_frames=12), load_config(None, settings), audio=True)
+    task = asyncio.create_task(daemon.run(on_ready=lambda _: ready.set()))
+    await ready.wait()
+    devices.record(spoken_turn())
+
+    def speaking() -> bool:
+        devices.wake()
+        return bool(devices.played)
+
+    await eventually(speaking)
+    assert sum(map(len, devices.played)) < 12 * FRAME
+    daemon.drain()
+    while not task.done():
+        devices.wake()
+        await asyncio.sleep(0.01)
+    await task
+    assert sum(map(len, devices.played)) == 12 * FRAME
 
 
 TOKEN = "correct-horse-battery-staple"

@@ -1,11 +1,13 @@
 """Certificates: of our own making, and given ones."""
 
+import socket
 import ssl
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from streaming.errors import TlsError
 from streaming.tls import fingerprint, self_signed, server_context, state_folder
@@ -21,6 +23,20 @@ def test_a_certificate_is_made_once(tmp_path: Path) -> None:
     assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
     assert server_context(cert, key).minimum_version == ssl.TLSVersion.TLSv1_2
     assert sorted(path.name for path in key.parent.iterdir()) == ["cert.pem", "key.pem"]
+
+
+def test_the_certificate_has_the_names_that_others_use(tmp_path: Path) -> None:
+    """The machine's name, also as it announces itself in a local network, and its addresses."""
+    cert, _ = self_signed(tmp_path)
+    names = x509.load_pem_x509_certificate(cert.read_bytes()).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    host = socket.gethostname().lower()
+    assert {"localhost", host, f"{host}.local"} <= set(names.value.get_values_for_type(x509.DNSName))
+    addresses = {str(address) for address in names.value.get_values_for_type(x509.IPAddress)}
+    assert {"127.0.0.1", "::1"} <= addresses
+    routes = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
+    assert not routes or addresses & set(routes)
 
 
 def test_the_fingerprint_is_openssls(tmp_path: Path) -> None:

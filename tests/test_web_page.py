@@ -392,8 +392,8 @@ async def test_a_lost_connection_is_taken_up_again(tmp_path: Path) -> None:
 
 
 @in_browser
-async def test_a_server_that_takes_no_text(tmp_path: Path) -> None:
-    """What was typed comes back with the reason, and nobody is invited to type again."""
+async def test_a_text_that_is_refused_comes_back(tmp_path: Path) -> None:
+    """What was typed stands in the box again, with the reason, to be put right."""
 
     async def refuse_text(client: Client) -> None:
         await client.send(json.dumps({"type": "session.created", "session": {"id": "sess_1", "tools": []}}))
@@ -402,16 +402,16 @@ async def test_a_server_that_takes_no_text(tmp_path: Path) -> None:
             assert event["type"] in ("session.update", "conversation.item.create"), event
             if event["type"] == "conversation.item.create":
                 assert event["item"]["content"] == [{"type": "input_text", "text": "<b>hello</b>"}]
-                error = {"code": "unsupported_content", "message": "speech only", "event_id": event["event_id"]}
+                error = {"code": "invalid_value", "message": "unknown tag <b>", "event_id": event["event_id"]}
                 await client.send(json.dumps({"type": "error", "error": error}))
 
     async with RealtimeServer(ServerConfig(port=0), refuse_text, dict) as server, browser_page(tmp_path) as page:
         await page.goto(f"http://127.0.0.1:{server.port}/")
         await page.fill("#composer input", "<b>hello</b>")
         await page.keyboard.press("Enter")
-        await page.locator("#notice", has_text="speech only").wait_for()
+        await page.locator("#notice", has_text="unknown tag <b>").wait_for()
         assert await page.input_value("#composer input") == "<b>hello</b>"
-        assert await page.is_disabled("#composer input")
+        assert await page.is_enabled("#composer input")
         assert await page.locator("#transcript li").count() == 0
 
 
@@ -663,13 +663,15 @@ async def test_what_a_close_means(tmp_path: Path) -> None:
         )
         explain = "async (close) => (await import('/connection.js')).explain(...close)"
         for close, words, again in [
-            ([1013, "", "the server is at capacity", False, None], "capacity", True),
-            ([1008, "", "no such api", False, None], "no such api", False),
-            ([1001, "going away", "", True, None], "Going away.", True),
-            ([1006, "", "", True, None], "lost", True),
-            ([1000, "", "", True, None], "ended", False),
-            ([1006, "", "", False, None], "does not answer", True),
-            ([1006, "", "", False, {"status": "ok"}], "token", False),
+            ([1013, "", {"message": "the server is at capacity"}, False, None], "capacity", True),
+            ([1008, "", {"message": "no such api"}, False, None], "no such api", False),
+            ([1001, "going away", None, True, None], "Going away.", True),
+            ([1001, "", {"code": "session_idle", "message": "nothing was said"}, True, None], "nothing", False),
+            ([1001, "", {"code": "session_expired", "message": "an hour is over"}, True, None], "an hour", True),
+            ([1006, "", None, True, None], "lost", True),
+            ([1000, "", None, True, None], "ended", False),
+            ([1006, "", None, False, None], "does not answer", True),
+            ([1006, "", None, False, {"status": "ok"}], "token", False),
         ]:
             meaning = await page.evaluate(explain, close)
             assert words in meaning["message"]

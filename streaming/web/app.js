@@ -146,15 +146,13 @@ async function submitted(event) {
 function sendTyped() {
   const field = composer.elements.text;
   const text = field.value.trim();
-  if (!text || field.disabled) return;
+  if (!text) return;
   field.value = "";
   conversation.type(text);
 }
 
 function textRefused(message, text) {
-  composer.elements.text.value = text;
-  for (const element of composer.elements) element.disabled = true;
-  composer.elements.text.placeholder = "This agent takes speech only";
+  if (!composer.elements.text.value) composer.elements.text.value = text; // to be put right
   notify(`What you typed was not taken: ${message}.`);
 }
 

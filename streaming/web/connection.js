@@ -19,9 +19,10 @@ export function address(page, session = null) {
   return { url, protocols: token ? ["realtime", `openai-insecure-api-key.${token}`] : ["realtime"] };
 }
 
-/** What a close means for the user, and whether to try again. `said` is the error event before it, if any. */
+/** What a close means for the user, and whether to try again. `said` is the error before it, if any: code and message. */
 export function explain(code, reason, said, opened, health) {
-  const detail = said || reason;
+  const detail = said?.message || reason;
+  if (said?.code === "session_idle") return { message: sentence(detail), again: false }; // nobody is there
   if (code === 1013) return { message: sentence(detail || "The server is full"), again: true };
   if (code === 1008) return { message: sentence(`The server refused: ${detail || "no reason given"}`), again: false };
   if (opened && code === 1000) return { message: sentence(detail || "The server ended the conversation"), again: false };
@@ -62,10 +63,10 @@ export class Connection {
     const socket = new WebSocket(url, protocols);
     this.socket = socket;
     let opened = false;
-    let said = "";
+    let said = null;
     socket.onmessage = ({ data }) => {
       const event = JSON.parse(data);
-      said = event.type === "error" ? event.error.message : "";
+      said = event.type === "error" ? event.error : null;
       if (this.session && opened) this.session.last = event.event_id;
       if (event.type !== "session.created") return this.on.event(event);
       opened = true;
