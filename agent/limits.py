@@ -24,6 +24,10 @@ class SessionLimits(BaseModel):
     """In the long run; a client that sends more is closed (1008)."""
     messages_burst: int = Field(10_000, ge=1)
     """Messages that may be ahead of that."""
+    mib_per_s: float = Field(1.0, gt=0.0)
+    """Size of messages in the long run; with the same policy."""
+    mib_burst: float = Field(64.0, ge=1.0)
+    """Size of messages that may be ahead of that."""
     audio_speed: float = Field(4.0, ge=1.0)
     """Seconds of audio a second, in the long run; a client that sends more is closed (1008)."""
     audio_burst_s: float = Field(900.0, ge=60.0)

@@ -105,6 +105,7 @@ class Session:
         self._conversation: Conversation | None = None
         self._noise = NoiseReduction()
         self._messages = Allowance(limits.messages_per_s, limits.messages_burst, clock())
+        self._bytes = Allowance(limits.mib_per_s, limits.mib_burst, clock())
         self._audio = Allowance(limits.audio_speed, limits.audio_burst_s, clock())
         self._active_at = clock()  # something came from the client, or there was something to say
         self._leaving = asyncio.Event()
@@ -241,6 +242,8 @@ class Session:
             self._active_at = math.inf  # until the message has been worked off
             if not self._messages.take(1, self._clock()):
                 raise _too_much(f"more than {self._limits.messages_per_s:g} messages a second")
+            if not self._bytes.take(len(message) / 2**20, self._clock()):
+                raise _too_much(f"more than {self._limits.mib_per_s:g} MiB a second")
             commands = self._protocol.receive(message)
             self._flush()
             for command in commands:

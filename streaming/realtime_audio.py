@@ -10,6 +10,9 @@ from streaming.frames import SAMPLE_RATE_HZ, FloatArray
 from streaming.resample import LiveResampler, float_to_pcm16, pcm16_to_float
 from streaming.tempo import Tempo
 
+MAX_PUSH_S = 300
+"""Seconds of audio that are decoded at once: nobody else is served meanwhile."""
+
 
 class PcmFormat(BaseModel):
     """16-bit little-endian mono PCM at 24 kHz."""
@@ -56,14 +59,17 @@ class AudioDecoder:
 
     def __init__(self, law: g711.Law | None, rate_hz: int) -> None:
         self._law = law
+        self._longest = MAX_PUSH_S * rate_hz * (1 if law else 2)
         self._resampler = LiveResampler(rate_hz, SAMPLE_RATE_HZ)
 
     def push(self, data: bytes) -> FloatArray:
         """Bytes as they travel -> float32 [n], 24 kHz.
 
         Raises:
-            ValueError: an odd number of bytes of 16-bit audio.
+            ValueError: an odd number of bytes of 16-bit audio, or more than :data:`MAX_PUSH_S` at once.
         """
+        if len(data) > self._longest:
+            raise ValueError(f"more than {MAX_PUSH_S} s at once")
         return self._resampler.push(g711.decode(data, self._law) if self._law else pcm16_to_float(data))
 
     def flush(self) -> FloatArray:

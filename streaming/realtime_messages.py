@@ -14,6 +14,8 @@ from streaming.realtime_config import RequestError
 Json = dict[str, Any]
 
 _MAX_NESTING = 64
+_MAX_PLAIN = 256 * 1024  # bytes of a message that carries no audio: working off a larger one would hold up all sessions
+_WITH_AUDIO = ("input_audio_buffer.append", "conversation.item.create", "response.create")
 
 
 class ClientMessage(BaseModel):
@@ -179,6 +181,9 @@ def parse_message(message: str | bytes) -> ClientMessage:
         raise RequestError("unsupported_event", f"{kind} exists over WebRTC only", "type", event_id)
     if kind not in _MESSAGES:
         raise RequestError("unknown_event", f"unknown event type {kind[:100]!r}", "type", event_id)
+    if len(message) > _MAX_PLAIN and kind not in _WITH_AUDIO:
+        sentence = f"{kind} may have {_MAX_PLAIN // 1024} KiB, not {len(message) // 1024}"
+        raise RequestError("message_too_large", sentence, None, event_id)
     try:
         return _MESSAGES[kind].model_validate(body)
     except ValidationError as exc:

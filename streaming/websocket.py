@@ -37,6 +37,7 @@ from streaming.tls import server_context
 logger = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 2.0
+_WAITING_MESSAGES = 4  # of a client, until it has to wait itself: they may be large
 _PING_INTERVAL_S = 20.0
 _PING_TIMEOUT_S = 60.0  # a client that sends faster than real time has its pong far behind its own audio
 
@@ -153,6 +154,7 @@ class RealtimeServer:
             select_subprotocol=_select_subprotocol,
             compression=None,  # latency matters more than bytes
             max_size=int(config.max_message_mib * 2**20),
+            max_queue=_WAITING_MESSAGES,
             ping_interval=_PING_INTERVAL_S,
             ping_timeout=_PING_TIMEOUT_S,
             close_timeout=_CLOSE_TIMEOUT_S,

@@ -546,6 +546,7 @@ def test_the_voice_is_fixed_once_it_was_heard() -> None:
         ('{"type": "session.update", "session": {"tools": [{"a": NaN}]}}', "invalid_json"),
         ('{"type": "session.update", "session": {"tools": [{"a": 1e999}]}}', "invalid_json"),
         ('{"type": "session.update", "session": {"tools": [' + "[" * 300 + "]" * 300 + "]}}", "invalid_json"),
+        ('{"type": "session.update", "session": {"tools": ["' + "a" * 300_000 + '"]}}', "message_too_large"),
         (b"\x00\x01", "invalid_message"),
     ],
 )

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from streaming.g711 import Law
 from streaming.realtime_audio import AudioDecoder, AudioEncoder, G711Format, PcmFormat
 from tests.fakes import FRAME, tone
 
@@ -52,3 +53,13 @@ def test_odd_bytes_are_no_16_bit_audio() -> None:
     """Half a sample is refused."""
     with pytest.raises(ValueError, match="even number"):
         AudioDecoder(None, 24_000).push(b"\0")
+
+
+def test_no_decoding_takes_for_ever() -> None:
+    """More than some minutes at once are refused, in time and not in bytes, and leave the stream as it is."""
+    formats: tuple[tuple[Law | None, int, int], ...] = ((None, 24_000, 2), ("mu", 8_000, 1))
+    for law, rate, size in formats:
+        decoder = AudioDecoder(law, rate)
+        with pytest.raises(ValueError, match="more than 300 s at once"):
+            decoder.push(bytes(301 * rate * size))
+        assert len(decoder.push(bytes(2 * rate * size))) > 24_000

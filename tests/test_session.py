@@ -807,6 +807,19 @@ async def test_too_many_messages() -> None:
     assert client.closed[0] == 1008
 
 
+async def test_too_many_bytes() -> None:
+    """The same for messages that are large: a mebibyte may come at once, of five only the first four fit."""
+
+    def pour(client: FakeClient) -> None:
+        for _ in range(5):
+            client.say("input_audio_buffer.clear", padding="a" * 250_000)
+
+    client = FakeClient()
+    assert await ended(client, SessionLimits(mib_burst=1.0), pour, FakeClock()) == "rate"
+    assert client.sent[-1]["error"]["code"] == "rate_limit_exceeded"
+    assert "MiB a second" in client.sent[-1]["error"]["message"]
+
+
 async def test_too_much_audio() -> None:
     """Audio may come faster than real time up to a bounded backlog; more is rate_limit_exceeded."""
 
