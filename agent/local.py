@@ -105,11 +105,16 @@ async def talk(
             both = [tasks.create_task(conversation.run(), name="think")]
             with joined:
                 both.append(tasks.create_task(carry_on(devices), name="carry"))
-                await (leaving or asyncio.Event()).wait()
-                while conversation.state != "idle" or not speaker.playout.idle:  # noqa: ASYNC110 - they tell nobody
-                    await asyncio.sleep(_LOOK_S)
+                await _said(leaving, conversation, speaker)
                 for task in both:
                     task.cancel()
+
+
+async def _said(leaving: asyncio.Event | None, conversation: Conversation, speaker: "Speaker") -> None:
+    """Wait until ``leaving`` is set and nothing is being said any more; for ever without it."""
+    await (leaving or asyncio.Event()).wait()
+    while conversation.state != "idle" or not speaker.playout.idle:  # noqa: ASYNC110 - they tell nobody
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _open(audio: AudioConfig, wake_up: Callable[[], None], leaving: asyncio.Event | None) -> AudioIO | None:

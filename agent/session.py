@@ -16,13 +16,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from agent.actions import Actions
+from agent.cleaning import Cleaning
+from agent.client_echo import client_echo
 from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
 from agent.limits import Allowance, SessionLimits
 from agent.link import Door, Link
 from agent.logs import SessionLogger
 from agent.metrics import SessionMetrics
-from agent.noise import NoiseReduction
 from agent.outgoing import Outgoing
 from agent.protocols import protocol_for
 from agent.reply import ReplyConfig
@@ -103,7 +104,7 @@ class Session:
         self.away_since: float | None = None
         """When the connection was lost; None while there is one."""
         self._conversation: Conversation | None = None
-        self._noise = NoiseReduction()
+        self._cleaning = Cleaning(client_echo(client.query("echo_cancellation"), clock, self._holds))
         self._messages = Allowance(limits.messages_per_s, limits.messages_burst, clock())
         self._bytes = Allowance(limits.mib_per_s, limits.mib_burst, clock())
         self._audio = Allowance(limits.audio_speed, limits.audio_burst_s, clock())
@@ -277,7 +278,7 @@ class Session:
     # --- limits -------------------------------------------------------------------------------------------------------
 
     async def _do(self, command: events.Command) -> None:
-        for cleaned in self._noise.take(command):
+        for cleaned in self._cleaning.take(command):
             await self.conversation.do(cleaned)
 
     def _check_audio(self, seconds: float) -> None:
@@ -311,6 +312,7 @@ class Session:
 
     def _emit(self, event: events.Event) -> None:
         self._transcripts.take(event)
+        self._cleaning.told(event)
         if self.tap is not None:
             self.tap(event)
         self._protocol.send(event)

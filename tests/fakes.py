@@ -230,6 +230,7 @@ class FakeClient:
         self.closed: tuple[int, str] | None = None
         self.after: str | None = None  # of the URL
         self.prosody: str | None = None  # of the URL
+        self.echo_cancellation: str | None = None  # of the URL
         self._model = model
         self._holds = holds
         self._reads = reads
@@ -243,6 +244,7 @@ class FakeClient:
             "holds": "true" if self._holds else None,
             "after": self.after,
             "prosody": self.prosody,
+            "echo_cancellation": self.echo_cancellation,
         }
         return asked.get(name)
 

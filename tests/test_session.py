@@ -206,6 +206,19 @@ async def test_words_end_a_reply() -> None:
     assert client.types().count("input_audio_buffer.speech_started") == 2
 
 
+async def test_a_client_may_ask_to_have_its_echo_taken_out() -> None:
+    """What sounds while it plays is then taken for the agent's voice, until it is known how that comes back."""
+    engine, client = FakeEngine(reply_frames=40), FakeClient()
+    client.echo_cancellation = "true"
+    async with serving(engine, client, ReplyConfig(max_lead_ms=160, take_back_ms=0)):
+        client.speak(spoken_turn())
+        await client.wait_for("response.output_audio.delta", 8)
+        client.speak(np.concatenate([speech(0.4), np.zeros(48_000, np.float32)]))
+        done = await client.wait_for("response.done")
+    assert done["response"]["status"] == "completed"
+    assert client.types().count("input_audio_buffer.speech_started") == 1
+
+
 async def test_speech_that_lasts_ends_a_reply_and_is_heard_from_its_beginning() -> None:
     """What was said while the reply was held belongs to the turn."""
     engine, client = FakeEngine(reply_frames=300), FakeClient()

@@ -1,23 +1,36 @@
-"""What a client sends, without the noise around it, when its session asks for that (``noise_reduction``)."""
+"""What a client sends, without the agent's echo (``?echo_cancellation=true``) and the noise (``noise_reduction``)."""
 
 from dataclasses import replace
 
+from agent.client_echo import ClientEcho
 from streaming import realtime_events as events
 from streaming.echo import NoiseSuppressor
 
 
-class NoiseReduction:
-    """Stands between a session's protocol and its conversation: commands in, commands out, in order."""
+class Cleaning:
+    """Stands between a session's protocol and its conversation: commands in, commands out, in order.
 
-    def __init__(self) -> None:
+    Args:
+        echo: what takes the echo out; None where nobody asks for that.
+    """
+
+    def __init__(self, echo: ClientEcho | None = None) -> None:
+        self._echo = echo
         self._suppressor: NoiseSuppressor | None = None
 
+    def told(self, event: events.Event) -> None:
+        """Know what the client is told."""
+        if self._echo is not None:
+            self._echo.told(event)
+
     def take(self, command: events.Command) -> list[events.Command]:
-        """The same with cleaned audio; less than 10 ms of it may wait for the next command.
+        """The same with cleaned audio; less than 20 ms of it may wait for the next command.
 
         Raises:
             AudioUnavailable: noise cannot be reduced here; a session's configuration does not ask for it then.
         """
+        if self._echo is not None:
+            command = self._echo.take(command)
         if isinstance(command, events.ConfigureSession):
             return [*self._rest(), self._follow(command)]
         if self._suppressor is None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agent.noise import NoiseReduction
+from agent.cleaning import Cleaning
 from streaming import realtime_events as events
 from streaming.realtime_config import SessionConfig, merge
 
@@ -16,7 +16,7 @@ def asking(kind: str | None) -> events.ConfigureSession:
     return events.ConfigureSession(config)
 
 
-def heard(stage: NoiseReduction, pcm: np.ndarray, chunk: int) -> np.ndarray:
+def heard(stage: Cleaning, pcm: np.ndarray, chunk: int) -> np.ndarray:
     out = []
     for start in range(0, len(pcm), chunk):
         out += stage.take(events.AppendAudio(pcm[start : start + chunk]))
@@ -27,7 +27,7 @@ def heard(stage: NoiseReduction, pcm: np.ndarray, chunk: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["near_field", "far_field"])
 def test_steady_noise_is_taken_out(kind: str) -> None:
     """After two seconds, steady noise is 10 dB down, and a commit leaves no sample behind."""
-    stage = NoiseReduction()
+    stage = Cleaning()
     assert stage.take(asking(kind)) == [asking(kind)]
     noise = (0.02 * np.random.default_rng(1).standard_normal(4 * RATE + 77)).astype(np.float32)
     cleaned = heard(stage, noise, 441)
@@ -41,7 +41,7 @@ def test_chunks_change_nothing() -> None:
     sound = (0.1 * np.random.default_rng(2).standard_normal(RATE)).astype(np.float32)
     outputs = []
     for chunk in (240, 1_000, len(sound)):
-        stage = NoiseReduction()
+        stage = Cleaning()
         stage.take(asking("near_field"))
         outputs.append(heard(stage, sound, chunk))
     assert all(np.array_equal(outputs[0], other) for other in outputs[1:])
@@ -49,7 +49,7 @@ def test_chunks_change_nothing() -> None:
 
 def test_without_the_wish_nothing_is_touched() -> None:
     """Not asked for, or taken back: what was sent is what is heard, and what waited comes first."""
-    stage = NoiseReduction()
+    stage = Cleaning()
     sound = np.linspace(-0.5, 0.5, 1_000, dtype=np.float32)
     assert heard(stage, sound, 300) is not None and np.array_equal(heard(stage, sound, 300), sound)
     stage.take(asking("near_field"))
