@@ -236,7 +236,7 @@ def port(host: str, number: int) -> Finding:
 
 
 def audio_devices(config: "AgentConfig") -> Finding:
-    """Whether the microphone and the speaker open, and how loud the microphone is: speak while it listens."""
+    """Whether microphone and speaker open, how loud the microphone is (speak meanwhile), and which others there are."""
     from streaming.audio_io import describe_devices, measure_level, open_default
     from streaming.errors import AudioUnavailable
 
@@ -246,13 +246,16 @@ def audio_devices(config: "AgentConfig") -> Finding:
         known = describe_devices()
         with open_default(config.audio) as devices:
             level_db = measure_level(devices, _LISTEN_S)
-            found = f"{devices.description}; the microphone's level is {level_db:.0f} dB"
+            found = f"{devices.description}; the microphone's level is {level_db:.0f} dB.{_listed(known)}"
             if level_db < _SILENT_DB:
                 return Finding("WARN", "audio devices", found, "it hears nothing at all: is it muted?")
             return Finding("OK", "audio devices", found)
     except AudioUnavailable as exc:
-        listed = f" There are: {'; '.join(known)}." if known else ""
-        return Finding("WARN", "audio devices", f"{exc}{listed}", advice)
+        return Finding("WARN", "audio devices", f"{exc}{_listed(known)}", advice)
+
+
+def _listed(devices: Sequence[str]) -> str:
+    return f" There are: {'; '.join(devices)}." if devices else ""
 
 
 def to_lines(findings: Sequence[Finding]) -> list[str]:

@@ -95,6 +95,8 @@ class AudioIO:
             AudioUnavailable: A device is missing, busy or refuses every format.
         """
         self.echo = _canceller(config)
+        suppresses = config.noise_suppression and self.echo is None and echo.available()
+        self._noise = echo.NoiseSuppressor() if suppresses else None
         self._mic = DeviceStream(backend, "microphone", config, wake)
         try:
             self._speaker = DeviceStream(backend, "speaker", config, wake)
@@ -181,16 +183,16 @@ class AudioIO:
             if self.echo is not None:
                 self.echo.reset()
         self._mic_next = chunk.start + len(chunk.pcm)
-        pcm = self._without_echo(self._from_mic.push(chunk.pcm))
+        pcm = self._cleaned(self._from_mic.push(chunk.pcm))
         if not len(pcm):
             return None
         start = self._position
         self._position += len(pcm)
         return Chunk(pcm, start)
 
-    def _without_echo(self, pcm: FloatArray) -> FloatArray:
+    def _cleaned(self, pcm: FloatArray) -> FloatArray:
         if self.echo is None or self._speaker.rendered is None:
-            return pcm
+            return pcm if self._noise is None else self._noise.clean(pcm)
         if (xruns := self._mic.xruns + self._speaker.xruns) != self._xruns:
             self._xruns = xruns
             self.echo.doubt()

@@ -42,7 +42,7 @@ class AudioConfig(BaseModel):
     echo_cancellation: bool = True
     """Take the agent's own voice out of the microphone, so that the user can interrupt without headphones."""
     noise_suppression: bool = False
-    """With echo cancellation: take steady noise out of the microphone as well."""
+    """Take steady noise out of the microphone."""
     mic_ring_ms: int = Field(500, ge=100, le=800)
     """Microphone audio kept for a late reader."""
     speaker_lead_ms: int = Field(40, ge=10, le=500)

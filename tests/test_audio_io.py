@@ -109,6 +109,24 @@ def column(pcm: np.ndarray, channels: int = 1) -> np.ndarray:
     return np.repeat(np.asarray(pcm, np.float32)[:, None], channels, axis=1)
 
 
+@pytest.mark.parametrize("echo_cancellation", [True, False])
+def test_steady_noise_is_taken_out(echo_cancellation: bool, rng: np.random.Generator) -> None:
+    """With an echo canceller or without one."""
+    hiss = rng.normal(0.0, 0.02, 4 * 24_000).astype(np.float32)
+    levels = []
+    for suppressed in (False, True):
+        backend = FakeBackend()
+        audio = opened(backend, echo_cancellation=echo_cancellation, noise_suppression=suppressed)
+        heard = []
+        for begin in range(0, len(hiss), 240):
+            backend.speaker.run(column(np.zeros(240)))
+            backend.mic.run(column(hiss[begin : begin + 240]))
+            while (chunk := audio.read()) is not None:
+                heard.append(chunk.pcm)
+        levels.append(np.square(np.concatenate(heard)[3 * 24_000 :]).mean())
+    assert levels[1] < 0.1 * levels[0]
+
+
 def test_microphone_audio_arrives_with_its_position() -> None:
     """Blocks come back joined, on the session clock, and every block wakes the reader once."""
     backend, wakes = FakeBackend(), []

@@ -122,12 +122,14 @@ def test_reach(tmp_path: Path) -> None:
 
 
 def test_audio_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Devices that open are named with their rates; a name that fits none is told with those there are."""
+    """Devices that open are named with their rates, and all there are, also when a name fits none."""
     backend = FakeBackend(rates=(48_000,))
     monkeypatch.setattr("streaming.audio_io.load_backend", lambda: backend)
     finding = audio_devices(load_config(None))
     assert finding.status == "WARN"
-    assert finding.found == "Fake at 48000 Hz, Fake at 48000 Hz, echo cancelled; the microphone's level is -120 dB"
+    found, _, listed = finding.found.partition(". ")
+    assert found == "Fake at 48000 Hz, Fake at 48000 Hz, echo cancelled; the microphone's level is -120 dB"
+    assert listed.startswith("There are: 0: Fake, 1 in, 1 out, 48000 Hz")
     assert "muted" in finding.advice
     finding = audio_devices(load_config(None, ["audio.microphone=USB"]))
     assert finding.status == "WARN"
@@ -148,7 +150,7 @@ def test_the_microphones_level_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streaming.audio_io.time.sleep", sleep)
     finding = audio_devices(load_config(None, ["audio.echo_cancellation=false"]))
     assert finding.status == "OK"
-    assert finding.found.endswith("the microphone's level is -6 dB")
+    assert "the microphone's level is -6 dB." in finding.found
 
 
 def test_the_table() -> None:
