@@ -257,7 +257,7 @@ class RealtimeProtocol:
         item.trim(heard)
         self._emit("conversation.item.truncated", item_id=item.id, content_index=0, audio_end_ms=message.audio_end_ms)
         last = self._last_response
-        if last is not None and item is last.item:
+        if last is not None and item is last.item and self._items.is_last_line(item):
             return [events.TruncateReply(round(heard * last.start.options.speed))]
         return [self._recollect()] if item.line != before else []
 

@@ -17,6 +17,7 @@ TYPES = (
     "conversation.item.delete",
     "response.create",
     "response.cancel",
+    "repartee.prosody.inject",
     "output_audio_buffer.clear",
     "response.done",
     "nonsense",
@@ -85,6 +86,8 @@ class Fuzzer:
                 return {"item_id": self._id()}
             case "conversation.item.truncate":
                 return {"item_id": self._id(), "content_index": 0, "audio_end_ms": self._random.randrange(3_000)}
+            case "repartee.prosody.inject":
+                return {"tokens": self._random.choices(["emph", "<pause_long>", 2, 99, "nope", ""], k=3)}
             case "response.create":
                 return {"response": self._response()} if self._chance(0.8) else {}
         return {}

@@ -35,7 +35,7 @@ SETTINGS = ("vad.detector=energy", "turn.end_of_turn_threshold=2", "reply.max_le
 
 def test_the_protocol_answers_everything() -> None:
     """Each message gets commands or answers, an error names what is wrong, and every answer is JSON."""
-    fuzzer, made = Fuzzer(1), RealtimeProtocol(SessionConfig(), 0)
+    fuzzer, made = Fuzzer(1), RealtimeProtocol(SessionConfig(), 0, prosody=True)
     made.open()
     errors: set[str] = set()
     for _ in range(MESSAGES):
@@ -111,7 +111,7 @@ async def test_the_daemon_survives_and_others_go_on(caplog: pytest.LogCaptureFix
     """While clients attack, another one converses; afterwards no session is left and nothing was logged as a fault."""
     engine = FakeEngine(reply_frames=2)
     async with running_daemon(engine, *SETTINGS) as daemon:
-        url = f"ws://127.0.0.1:{daemon.port}/v1/realtime"
+        url = f"ws://127.0.0.1:{daemon.port}/v1/realtime?prosody=true&echo_cancellation=true"
         async with connect(url) as socket:
             attacks = [asyncio.create_task(attack(url, Fuzzer(seed), MESSAGES // 3)) for seed in (2, 3, 4)]
             answers = 0

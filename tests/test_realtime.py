@@ -816,6 +816,19 @@ def test_truncate_trims_the_transcript() -> None:
     assert retrieved["item"]["content"][0]["transcript"] == "Sure,"
 
 
+def test_truncating_a_reply_that_something_was_said_after() -> None:
+    """Only the newest can be forgotten at once: the past is given to the model anew, and not if it is the same."""
+    made = protocol()
+    item_id = finished_reply(made)
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "and a mocha"}]}
+    say(made, type="conversation.item.create", item=item)
+    body = {"type": "conversation.item.truncate", "item_id": item_id, "content_index": 0}
+    (command,), _ = say(made, **body, audio_end_ms=100)
+    assert isinstance(command, events.Recollect)
+    assert [line.text for line in command.lines() if isinstance(line, events.Line)] == ["Sure,", "and a mocha"]
+    assert say(made, **body, audio_end_ms=100)[0] == []
+
+
 def test_a_reply_that_is_taken_back() -> None:
     """Its words are gone and its calls deleted; a client may still truncate it, and what is deleted already stays."""
     made = protocol(tools=TOOLS)
