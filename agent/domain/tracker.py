@@ -20,6 +20,7 @@ from agent.domain.grammar import Node
 from agent.domain.understanding import Understanding, normal_words
 from models.errors import ProsodyTagError
 from models.prosody import strip_marks
+from models.tokenizer import UNKNOWN
 
 _ITEM_FILLS = frozenset({"items", "order", "changed", "target"})
 
@@ -93,9 +94,11 @@ class ReplyReader:
         """What a user's turn means, from its transcript."""
         return self._understanding.parse(heard)
 
-    def names_item(self, heard: str) -> bool:
-        """Whether a user's turn holds the name of an item."""
-        return any(found.slot == self._head for found in self._understanding.find(normal_words(heard)))
+    def may_name_item(self, heard: str) -> bool:
+        """Whether a user's turn holds the name of an item, or a word that was not understood."""
+        return UNKNOWN in heard or any(
+            found.slot == self._head for found in self._understanding.find(normal_words(heard))
+        )
 
     def _items(self, words: str) -> tuple[Item, ...]:
         """The drinks a fill names, none when it holds anything else."""
@@ -128,7 +131,7 @@ class Tracker:
             found = {before.strip(): f"{order}{after}" for before, after in replies.around["order"]}
         if not heard.strip():
             return found
-        if not replies.names_item(heard):
+        if not replies.may_name_item(heard):
             found |= replies.asking
         said = strip_marks(respond(replies.spec, self.state, replies.understand(heard))[0])
         changed = (before for before, _ in replies.around["changed"] if said.startswith(before))
