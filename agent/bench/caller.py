@@ -144,7 +144,8 @@ class Caller:
         Raises:
             InputError: The daemon left or reported an error.
         """
-        heard = self._heard = Heard((self._sent + loud_span(pcm)[1]) * 1000 / SAMPLE_RATE_HZ)
+        _, end = await asyncio.to_thread(loud_span, pcm)
+        heard = self._heard = Heard((self._sent + end) * 1000 / SAMPLE_RATE_HZ)
         self._done.clear()
         self._played_at = None
         for chunk in encode(pcm):
