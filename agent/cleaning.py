@@ -5,6 +5,16 @@ from dataclasses import replace
 from agent.client_echo import ClientEcho
 from streaming import realtime_events as events
 from streaming.echo import NoiseSuppressor
+from streaming.frames import SAMPLE_RATE_HZ
+
+_PART = SAMPLE_RATE_HZ  # that is cleaned at once: nobody else is served meanwhile
+
+
+def parts(command: events.Command) -> list[events.Command]:
+    """The same audio a second at a time; any other command as it is."""
+    if not isinstance(command, events.AppendAudio) or len(command.pcm) <= _PART:
+        return [command]
+    return [replace(command, pcm=command.pcm[at : at + _PART]) for at in range(0, len(command.pcm), _PART)]
 
 
 class Cleaning:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from agent.actions import Actions
-from agent.cleaning import Cleaning
+from agent.cleaning import Cleaning, parts
 from agent.client_echo import client_echo
 from agent.conversation import Conversation
 from agent.errors import SlowReader, StepError
@@ -278,8 +278,10 @@ class Session:
     # --- limits -------------------------------------------------------------------------------------------------------
 
     async def _do(self, command: events.Command) -> None:
-        for cleaned in self._cleaning.take(command):
-            await self.conversation.do(cleaned)
+        for part in parts(command):
+            for cleaned in self._cleaning.take(part):
+                await self.conversation.do(cleaned)
+            await asyncio.sleep(0)
 
     def _check_audio(self, seconds: float) -> None:
         if not self._audio.take(seconds, self._clock()):

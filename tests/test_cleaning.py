@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agent.cleaning import Cleaning
+from agent.cleaning import Cleaning, parts
 from streaming import realtime_events as events
 from streaming.realtime_config import SessionConfig, merge
 
@@ -58,3 +58,14 @@ def test_without_the_wish_nothing_is_touched() -> None:
     assert isinstance(rest, events.AppendAudio) and np.array_equal(rest.pcm, sound[:100])
     assert configured == asking(None)
     assert np.array_equal(heard(stage, sound, 300), sound)
+
+
+def test_long_audio_comes_in_parts() -> None:
+    """All of it, in order, a second at most; what is no audio is left alone."""
+    sound = np.arange(2.5 * RATE, dtype=np.float32)
+    found = parts(events.AppendAudio(sound))
+    assert [len(part.pcm) for part in found if isinstance(part, events.AppendAudio)] == [RATE, RATE, RATE // 2]
+    assert np.array_equal(np.concatenate([part.pcm for part in found if isinstance(part, events.AppendAudio)]), sound)
+    assert parts(events.ClearAudio()) == [events.ClearAudio()]
+    (empty,) = parts(events.AppendAudio(sound[:0]))
+    assert isinstance(empty, events.AppendAudio)
