@@ -33,6 +33,11 @@ class Cleaning:
         if self._echo is not None:
             self._echo.told(event)
 
+    def repeat(self, frames: int) -> None:
+        """The client is back, and is sent so many frames of a reply again."""
+        if self._echo is not None:
+            self._echo.repeat(frames)
+
     def take(self, command: events.Command) -> list[events.Command]:
         """The same with cleaned audio; less than 20 ms of it may wait for the next command.
 

@@ -21,15 +21,18 @@ from streaming.tempo import Tempo
 _log = logging.getLogger(__name__)
 
 _PIECE = SAMPLE_RATE_HZ // 10
-_GAP_S = 0.5  # by which the microphone is later than ever: it was not sent meanwhile
-_RELAX = 1e-3  # seconds a second: clocks differ
+_GAP_S = 0.5  # by which the microphone is late: it was not sent meanwhile
+_REPEATED = 256  # frames that a client that comes back may be sent again
 
 
 def client_echo(asked: str | None, clock: Callable[[], float], holds: bool) -> "ClientEcho | None":
     """What a client gets that connects with ``?echo_cancellation=``: None where it is not true, or cannot be done."""
-    if asked == "true" and not available():
+    if asked != "true":
+        return None
+    if not available():
         _log.warning("without the package livekit no client's echo is cancelled")
-    return ClientEcho(clock, holds) if asked == "true" and available() else None
+        return None
+    return ClientEcho(clock, holds)
 
 
 class ClientEcho:
@@ -45,18 +48,20 @@ class ClientEcho:
 
     def __init__(self, clock: Callable[[], float], holds: bool) -> None:
         self._clock, self._holds = clock, holds
-        self._canceller = EchoCanceller()
+        self._canceller = EchoCanceller(double_talk=False)
         self._waiting: deque[FloatArray] = deque()  # that the client has still to play
+        self._sent: deque[FloatArray] = deque(maxlen=_REPEATED)
         self._held = False
         self._tempo = Tempo(1.0)
-        self._heard_s = 0.0
-        self._late_s: float | None = None  # the clock against what was heard, at the best
+        self._until = clock()  # what waits begins then
 
     def take(self, command: events.Command) -> events.Command:
         """The same with cleaned audio; up to 10 ms of it wait for the next command."""
         if not isinstance(command, events.AppendAudio):
             return command
-        self._follow(len(command.pcm) / SAMPLE_RATE_HZ)
+        seconds = len(command.pcm) / SAMPLE_RATE_HZ
+        self._catch_up(seconds)
+        self._until += seconds
         cleaned = []
         for begin in range(0, len(command.pcm), _PIECE):
             piece = command.pcm[begin : begin + _PIECE]
@@ -70,27 +75,40 @@ class ClientEcho:
             case events.ReplyStarted():
                 self._tempo = Tempo(event.options.speed)
             case events.ReplyAudio():
-                self._waiting.append(self._tempo.push(event.pcm))
+                self._play(self._tempo.push(event.pcm))
             case events.ReplyDone(status="cancelled"):
                 self._waiting.clear()
                 self._held = False
             case events.ReplyDone():
-                self._waiting.append(self._tempo.flush())
+                self._play(self._tempo.flush())
+                self._held = False
             case events.ReplyHeld():
+                self._catch_up(0.0)
                 self._held = self._holds
             case events.ReplyResumed():
+                self._catch_up(0.0)
                 self._held = False
 
-    def _follow(self, seconds: float) -> None:
-        """Make up for what the client played while it sent nothing."""
-        self._heard_s += seconds
-        late_s = self._clock() - self._heard_s
-        if self._late_s is not None and late_s - self._late_s > _GAP_S:
-            self._next(round((late_s - self._late_s) * SAMPLE_RATE_HZ))
-            self._heard_s += late_s - self._late_s
+    def repeat(self, frames: int) -> None:
+        """The client is back, and is sent so many of the latest frames again: it plays them now."""
+        self._waiting = deque(list(self._sent)[-frames:] if frames else [])
+        self._until = self._clock()
+        self._canceller.reset()
+
+    def _play(self, pcm: FloatArray) -> None:
+        self._catch_up(0.0)
+        self._waiting.append(pcm)
+        self._sent.append(pcm)
+
+    def _catch_up(self, seconds: float) -> None:
+        """Leave out what the client played while it sent nothing; ``seconds`` of its microphone have come now."""
+        due = self._clock() - seconds
+        if self._held or not self._waiting:
+            self._until = due
+        elif (behind := due - self._until) > _GAP_S:
+            self._next(round(behind * SAMPLE_RATE_HZ))
+            self._until = due
             self._canceller.reset()
-            return
-        self._late_s = late_s if self._late_s is None else min(late_s, self._late_s + _RELAX * seconds)
 
     def _next(self, count: int) -> FloatArray:
         """What the client plays in the next samples, float32 [count]."""

@@ -289,8 +289,8 @@ class Conversation:
         self._decide(turn.Overheard(self._detection.asks_for_turn(text), final))
 
     def _reply_ended(self) -> None:
-        self._decide(turn.ReplyEnded())
         self._idle_since = self._now + round(self._mind.unheard_s * SAMPLE_RATE_HZ)
+        self._decide(turn.ReplyEnded())
 
     def _act(self, actions: list[turn.Action]) -> None:
         for action in actions:

@@ -113,7 +113,7 @@ async def talk(
 async def _said(leaving: asyncio.Event | None, conversation: Conversation, speaker: "Speaker") -> None:
     """Wait until ``leaving`` is set and nothing is being said any more; for ever without it."""
     await (leaving or asyncio.Event()).wait()
-    while conversation.state != "idle" or not speaker.playout.idle:  # noqa: ASYNC110 - they tell nobody
+    while not speaker.away and (conversation.state != "idle" or not speaker.playout.idle):  # noqa: ASYNC110 - they tell nobody
         await asyncio.sleep(_LOOK_S)
 
 
@@ -140,6 +140,7 @@ async def _carry(
 ) -> None:
     """Carry audio between the devices and the conversation until one of them is lost."""
     logger.info("talking through %s", devices.description)
+    speaker.away = False
     listening = local.listen_while_speaking
     if listening is None:
         listening = devices.listens_while_speaking
@@ -151,6 +152,7 @@ async def _carry(
         faults = devices.counters | {"dropped_frames": speaker.dropped_frames}
         logger.info("local audio: %s", ", ".join(f"{name} {count}" for name, count in faults.items()))
     speaker.hush()
+    speaker.away = True
     if not conversation.interrupt():
         conversation.hush()
 
@@ -166,6 +168,7 @@ class Speaker:
     def __init__(self) -> None:
         self.playout = Playout(PlayoutConfig(max_lead_ms=_PLAYOUT_MS))
         self.dropped_frames = 0
+        self.away = False  # there is no device to hear it from
         self._transcripts = Transcripts()
         self._generation = 0
 

@@ -104,7 +104,7 @@ class Session:
         self.away_since: float | None = None
         """When the connection was lost; None while there is one."""
         self._conversation: Conversation | None = None
-        self._cleaning = Cleaning(client_echo(client.query("echo_cancellation"), clock, self._holds))
+        self._cleaning, self._asked = Cleaning(), client.query("echo_cancellation")
         self._messages = Allowance(limits.messages_per_s, limits.messages_burst, clock())
         self._bytes = Allowance(limits.mib_per_s, limits.mib_burst, clock())
         self._audio = Allowance(limits.audio_speed, limits.audio_burst_s, clock())
@@ -153,6 +153,7 @@ class Session:
         try:
             async with asyncio.timeout(self._limits.greeting_timeout_s):
                 lane = await self._worker.open()
+                self._cleaning = Cleaning(await asyncio.to_thread(client_echo, self._asked, self._clock, self._holds))
             settings = self._settings
             self._conversation = Conversation(
                 lane, self._emit, *settings, self._clock, self._actions, self._holds, self._metrics
@@ -232,6 +233,7 @@ class Session:
         again = self._outgoing.rewind(after, greeting)
         self._metrics.resumed += 1
         self._logger.info("session resumed", extra={"fields": {"address": link.client.address, "again": len(again)}})
+        self._cleaning.repeat(sum(message.reply is not None for message in again))
         self.conversation.go_on([message.reply for message in again])
         return link
 

@@ -178,7 +178,7 @@ class TurnTaker:
                 return self._cancel(event)
             case ReplyEnded():
                 self._replies = max(0, self._replies - 1)
-                return self._end_doubt() if self.doubting and not self.replying else []
+                return [*self._resume(), *self._end_doubt()] if self.doubting and not self.replying else []
             case TimedOut():
                 return self._time_out(event)
             case SetRules():
@@ -231,7 +231,7 @@ class TurnTaker:
     def _stay_quiet(self, quiet: int, now: int) -> list[Action]:
         self._quiet = quiet
         if self.listening and now - self._began >= self._longest_turn:
-            return [*self._end(now, now - quiet, "limit"), RestartDetector()]
+            return self._end(now, now - quiet, "limit")  # the detector goes on: the next turn begins after a silence
         if quiet:
             return self._end_early(now) or self._speculate(now)
         went_on, self._speculated = self._speculated, False

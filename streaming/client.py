@@ -134,7 +134,7 @@ class Talk:
             case "session.created":
                 await self._greeted(event["session"]["id"], resumed="resumed" in event)
             case "input_audio_buffer.speech_started":
-                await self._stop_playing()
+                await self.stop_playing()
             case "conversation.item.input_audio_transcription.completed":
                 self._tell(f"user: {event['transcript']}")
             case "response.created":
@@ -158,8 +158,10 @@ class Talk:
             case "error":
                 self._tell(f"error: {event['error']['message']}")
 
-    async def _stop_playing(self) -> None:
+    async def stop_playing(self) -> None:
+        """Play no more of what there is, and tell the server how much was heard."""
         self._response = None
+        self.playout.resume()
         if self.playout.idle:
             return
         self._generation += 1
@@ -209,6 +211,7 @@ async def converse(talk: Talk, audio: AudioConfig) -> None:
                 await move_audio(devices, talk.playout, talk.send, wake, listens)
             except AudioUnavailable as exc:
                 print(f"{exc} The conversation waits for it to come back.", flush=True)
+                await talk.stop_playing()
             await asyncio.to_thread(opened.close)
             devices = opened.enter_context(await open_again(audio, wake_up))
 

@@ -32,19 +32,20 @@ class EchoCanceller:
 
     Args:
         suppress_noise: also take steady noise out of the microphone.
+        double_talk: also know at once when somebody speaks over the echo (:attr:`spoken_over`).
 
     Raises:
         AudioUnavailable: the package is not installed.
     """
 
-    def __init__(self, suppress_noise: bool = False) -> None:
+    def __init__(self, suppress_noise: bool = False, double_talk: bool = True) -> None:
         self._rtc = _library()
         self._module = self._rtc.AudioProcessingModule(
             echo_cancellation=True, high_pass_filter=True, noise_suppression=suppress_noise
         )
         self._far_end = FarEnd()
         self._guard = EchoGuard()
-        self._double_talk = DoubleTalk()
+        self._double_talk = DoubleTalk() if double_talk else None
         self.spoken_over = False
         """Whether somebody may be speaking over the echo: known before the canceller lets them through."""
         self._heard = np.zeros(0, np.float32)
@@ -103,7 +104,8 @@ class EchoCanceller:
         self._module.process_reverse_stream(_frame(self._rtc, played))
         left = _processed(self._rtc, self._module, pcm)
         powers = [float(np.square(part).mean()) for part in (played, pcm, left)]
-        self.spoken_over = self._double_talk.somebody_speaks(played, pcm) and self._guard.trusting
+        if self._double_talk is not None:
+            self.spoken_over = self._double_talk.somebody_speaks(played, pcm) and self._guard.trusting
         return np.zeros_like(left) if self._guard.is_echo(*powers) else left
 
 

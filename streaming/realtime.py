@@ -259,7 +259,8 @@ class RealtimeProtocol:
         last = self._last_response
         if last is not None and item is last.item and self._items.is_last_line(item):
             return [events.TruncateReply(round(heard * last.start.options.speed))]
-        return [self._recollect()] if item.line != before else []
+        known = item.status == "incomplete"  # it was broken off: the model knows by the daemon's own clock
+        return [self._recollect()] if item.line != before and not known else []
 
     # --- what the assistant does --------------------------------------------------------------------------------------
 

@@ -71,6 +71,29 @@ def test_a_microphone_that_was_not_sent_loses_nothing() -> None:
     assert level_db(call.send(question)[CHUNK:]) > level_db(question) - 3
 
 
+def test_what_was_played_before_the_microphone_was_opened_is_forgotten() -> None:
+    """A greeting, and then the user: nothing of the one is taken out of the other; nor is it kept for ever."""
+    call = Call(100)
+    for _ in range(20):
+        call.reply(noise(5.0, 1))
+        call.clock.now += 6.0
+    assert sum(map(len, call.echo._waiting)) <= 6 * RATE
+    question = noise(2.0, 3)
+    assert level_db(call.send(question)[CHUNK:]) > level_db(question) - 3
+
+
+def test_what_is_sent_again_is_played_again() -> None:
+    """A client that comes back plays what it missed: that is the agent's voice as well."""
+    call, said = Call(100), noise(8.0, 1)
+    call.reply(said)
+    call.send(echo_of(said, 100))
+    call.clock.now += 4.0
+    again = said[-50 * FRAME :]
+    call.echo.repeat(51)  # fifty of the last reply, and what the end of it held back
+    heard = call.send(echo_of(again, 100))
+    assert level_db(heard[RATE:]) < level_db(again) - 25
+
+
 def test_what_is_broken_off_or_held_is_not_played() -> None:
     """A reply that was cancelled leaves no echo; one that is held waits, with clients that do."""
     call = Call(100, holds=True)

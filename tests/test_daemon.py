@@ -24,6 +24,7 @@ from agent.daemon import Daemon
 from agent.errors import ServeError
 from agent.logs import fields_of
 from models.runtime import Mode, StepOut
+from streaming.device_stream import DeviceLost
 from streaming.errors import AudioUnavailable
 from streaming.tls import fingerprint, self_signed
 from tests.fakes import FRAME, FakeClient, FakeDevices, FakeEngine, eventually, spoken_turn
@@ -242,6 +243,40 @@ async def test_a_daemon_that_waits_for_a_device_can_be_ended(monkeypatch: pytest
     daemon = Daemon(FakeEngine(), load_config(None, ["server.port=0", "server.max_sessions=8"]), audio=True)
     async with asyncio.timeout(5):
         await daemon.run(on_ready=lambda _: daemon.drain())
+
+
+async def test_a_daemon_whose_device_is_away_can_be_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was lost in the middle of a reply that nobody can hear."""
+    devices, ready = FakeDevices(), asyncio.Event()
+
+    def open_devices(config: object, wake: Callable[[], None]) -> FakeDevices:
+        devices.wake = wake
+        return devices
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("agent.local.open_default", open_devices)
+    monkeypatch.setattr("agent.local.open_again", never)
+    settings = ["server.port=0", "server.max_sessions=8", "vad.detector=energy", "vad.silence_duration_ms=300"]
+    daemon = Daemon(FakeEngine(reply_frames=100), load_config(None, settings), audio=True)
+    task = asyncio.create_task(daemon.run(on_ready=lambda _: ready.set()))
+    await ready.wait()
+    devices.record(spoken_turn())
+
+    def speaking() -> bool:
+        devices.wake()
+        return bool(devices.played)
+
+    await eventually(speaking)
+    devices.lost = DeviceLost("speaker", "The speaker (desk) was disconnected.")
+    devices.wake()
+    await eventually(lambda: "waits for it to come back" in caplog.text)
+    daemon.drain()
+    async with asyncio.timeout(3):
+        await task
 
 
 async def test_draining_finishes_what_is_said_aloud(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ CANCEL_RULE = "  - {intent: cancel, do: clear, reply: canceled, action: cancel_o
         ('  changed: "Okay, now {changed}.', '  changed: "Okay, now.', "does not hold {changed}"),
         ("sorry, which drink", "sorry, which {drink}", "item.not_heard: must be words, without a fill"),
         ("<pause_short> sorry, which", "<pause> sorry, which", "item.not_heard: "),
+        ("<pause_short> sorry, which drink would you like<pitch_rising>?", "<pause_short>", "item.not_heard: must be"),
     ],
 )
 def test_actions_that_could_not_be_read(tmp_path: Path, old: str, new: str, reason: str) -> None:

@@ -206,6 +206,24 @@ async def test_words_end_a_reply() -> None:
     assert client.types().count("input_audio_buffer.speech_started") == 2
 
 
+async def test_noise_that_never_ends_is_answered_once() -> None:
+    """The turn ends after a while, its reply is heard to the end, and the next turn begins after a silence."""
+    engine, client = FakeEngine(reply_frames=5), FakeClient()
+    turns = TurnConfig(end_of_turn_threshold=2.0, max_turn_ms=1_000)
+    async with serving(engine, client, ReplyConfig(max_lead_ms=None, take_back_ms=1_000), turns):
+        client.speak(np.concatenate([silence(0.5), speech(6.0)]))
+        done = await client.wait_for("response.done")
+        client.speak(speech(1.0))
+        client.say("input_audio_buffer.commit")  # answered when the audio before it has been heard
+        await client.wait_for("error")
+        assert client.types().count("input_audio_buffer.speech_started") == 1
+        assert "conversation.item.truncated" not in client.types()
+        client.speak(np.concatenate([silence(1.0), speech(0.5), silence(1.0)]))
+        await client.wait_for("response.done", 2)
+    assert done["response"]["status"] == "completed"
+    assert client.types().count("input_audio_buffer.speech_started") == 2
+
+
 async def test_a_client_may_ask_to_have_its_echo_taken_out() -> None:
     """What sounds while it plays is then taken for the agent's voice, until it is known how that comes back."""
     engine, client = FakeEngine(reply_frames=40), FakeClient()

@@ -221,7 +221,7 @@ def _check_slots(spec: DomainSpec, source: SourceMap) -> None:
     named = {"modifiers": rules.modifiers, "additions": rules.additions, "loose_additions": rules.loose_additions}
     if _plain(rules.emphasis, source, ("item", "emphasis")):
         raise source.error(("item", "emphasis"), "must be a prosody mark or empty")
-    if REPLY_FILL.search(_plain(rules.not_heard or "", source, ("item", "not_heard"))) or rules.not_heard == "":
+    if not re.fullmatch(r"[^{}]*\w[^{}]*", _plain(rules.not_heard or "none", source, ("item", "not_heard"))):
         raise source.error(("item", "not_heard"), "must be words, without a fill")
     for key, names in named.items():
         for index, name in enumerate(names):

@@ -95,10 +95,11 @@ class ReplyReader:
         return self._understanding.parse(heard)
 
     def may_name_item(self, heard: str) -> bool:
-        """Whether a user's turn holds the name of an item, or a word that was not understood."""
-        return UNKNOWN in heard or any(
-            found.slot == self._head for found in self._understanding.find(normal_words(heard))
-        )
+        """Whether a user's turn holds the name of an item, also in the plural, or a word that was not understood."""
+        words = normal_words(heard)
+        singular = [word.removesuffix("s") for word in words]
+        found = (*self._understanding.find(words), *self._understanding.find(singular))
+        return UNKNOWN in heard or any(value.slot == self._head for value in found)
 
     def _items(self, words: str) -> tuple[Item, ...]:
         """The drinks a fill names, none when it holds anything else."""
