@@ -667,7 +667,7 @@ async def test_what_a_close_means(tmp_path: Path) -> None:
             ([1008, "", {"message": "no such api"}, False, None], "no such api", False),
             ([1001, "going away", None, True, None], "Going away.", True),
             ([1001, "", {"code": "session_idle", "message": "nothing was said"}, True, None], "was said", False),
-            ([1001, "", {"code": "session_expired", "message": "an hour is over"}, True, None], "an hour", True),
+            ([1001, "", {"code": "session_expired", "message": "an hour is over"}, True, None], "hour is over", True),
             ([1006, "", None, True, None], "lost", True),
             ([1000, "", None, True, None], "ended", False),
             ([1006, "", None, False, None], "does not answer", True),
