@@ -24,9 +24,9 @@ CANCEL_RULE = "  - {intent: cancel, do: clear, reply: canceled, action: cancel_o
         (CANCEL_RULE, CANCEL_RULE.replace("canceled", "thanks"), "does not do the same"),
         ('  order: "Okay, {items}.', '  order: "Okay.', "does not hold {items}"),
         ('  changed: "Okay, now {changed}.', '  changed: "Okay, now.', "does not hold {changed}"),
-        ("sorry, which drink", "sorry, which {drink}", "item.not_heard: must be words, without a fill"),
-        ("<pause_short> sorry, which", "<pause> sorry, which", "item.not_heard: "),
-        ("<pause_short> sorry, which drink would you like<pitch_rising>?", "<pause_short>", "item.not_heard: must be"),
+        ("which drink would", "which {drink} would", "item.not_heard: must be words, without a fill"),
+        ("<pause_short> which", "<pause> which", "item.not_heard: "),
+        ('"what<pitch_rising>? Sorry,<pause_short> which drink would you like<pitch_rising>?"', "<pause_short>", "must be"),
     ],
 )
 def test_actions_that_could_not_be_read(tmp_path: Path, old: str, new: str, reason: str) -> None:
