@@ -26,7 +26,11 @@ CANCEL_RULE = "  - {intent: cancel, do: clear, reply: canceled, action: cancel_o
         ('  changed: "Okay, now {changed}.', '  changed: "Okay, now.', "does not hold {changed}"),
         ("which drink would", "which {drink} would", "item.not_heard: must be words, without a fill"),
         ("<pause_short> which", "<pause> which", "item.not_heard: "),
-        ('"what<pitch_rising>? Sorry,<pause_short> which drink would you like<pitch_rising>?"', "<pause_short>", "must be"),
+        (
+            '"what<pitch_rising>? Sorry,<pause_short> which drink would you like<pitch_rising>?"',
+            "<pause_short>",
+            "must be",
+        ),
     ],
 )
 def test_actions_that_could_not_be_read(tmp_path: Path, old: str, new: str, reason: str) -> None:
