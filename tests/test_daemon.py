@@ -208,13 +208,40 @@ async def test_a_port_in_use() -> None:
             await Daemon(FakeEngine(), load_config(None, [f"server.port={port}", "server.max_sessions=8"])).run()
 
 
+def no_device(*_: object) -> None:
+    """In the place of `open_default`."""
+    raise AudioUnavailable("No microphone was found.")
+
+
+async def speaking_aloud(
+    monkeypatch: pytest.MonkeyPatch, reply_frames: int
+) -> tuple[Daemon, "asyncio.Task[None]", FakeDevices]:
+    """A daemon that has begun a reply through its speaker."""
+    devices, ready = FakeDevices(), asyncio.Event()
+
+    def open_devices(config: object, wake: Callable[[], None]) -> FakeDevices:
+        devices.wake = wake
+        return devices
+
+    monkeypatch.setattr("agent.local.open_default", open_devices)
+    settings = ["server.port=0", "server.max_sessions=8", "vad.detector=energy", "vad.silence_duration_ms=300"]
+    daemon = Daemon(FakeEngine(reply_frames=reply_frames), load_config(None, settings), audio=True)
+    task = asyncio.create_task(daemon.run(on_ready=lambda _: ready.set()))
+    await ready.wait()
+    devices.record(spoken_turn())
+
+    def speaking() -> bool:
+        devices.wake()
+        return bool(devices.played)
+
+    await eventually(speaking)
+    return daemon, task, devices
+
+
 async def test_no_sound_device(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a device there is one plain sentence, and clients are served; it is taken when it is there."""
     caplog.set_level(logging.INFO)
     plugged_in = asyncio.Event()
-
-    def no_device(*_: object) -> None:
-        raise AudioUnavailable("No microphone was found.")
 
     async def later(*_: object, retry_s: float) -> FakeDevices:
         await plugged_in.wait()
@@ -232,9 +259,6 @@ async def test_no_sound_device(caplog: pytest.LogCaptureFixture, monkeypatch: py
 async def test_a_daemon_that_waits_for_a_device_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is being said that has to be waited for."""
 
-    def no_device(*_: object) -> None:
-        raise AudioUnavailable("No microphone was found.")
-
     async def never(*_: object, retry_s: float) -> None:
         await asyncio.Event().wait()
 
@@ -249,28 +273,12 @@ async def test_a_daemon_whose_device_is_away_can_be_ended(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It was lost in the middle of a reply that nobody can hear."""
-    devices, ready = FakeDevices(), asyncio.Event()
-
-    def open_devices(config: object, wake: Callable[[], None]) -> FakeDevices:
-        devices.wake = wake
-        return devices
 
     async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("agent.local.open_default", open_devices)
     monkeypatch.setattr("agent.local.open_again", never)
-    settings = ["server.port=0", "server.max_sessions=8", "vad.detector=energy", "vad.silence_duration_ms=300"]
-    daemon = Daemon(FakeEngine(reply_frames=100), load_config(None, settings), audio=True)
-    task = asyncio.create_task(daemon.run(on_ready=lambda _: ready.set()))
-    await ready.wait()
-    devices.record(spoken_turn())
-
-    def speaking() -> bool:
-        devices.wake()
-        return bool(devices.played)
-
-    await eventually(speaking)
+    daemon, task, devices = await speaking_aloud(monkeypatch, reply_frames=100)
     devices.lost = DeviceLost("speaker", "The speaker (desk) was disconnected.")
     devices.wake()
     await eventually(lambda: "waits for it to come back" in caplog.text)
@@ -281,24 +289,7 @@ async def test_a_daemon_whose_device_is_away_can_be_ended(
 
 async def test_draining_finishes_what_is_said_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reply through the speaker is heard to its end, and then the daemon ends."""
-    devices, ready = FakeDevices(), asyncio.Event()
-
-    def open_devices(config: object, wake: Callable[[], None]) -> FakeDevices:
-        devices.wake = wake
-        return devices
-
-    monkeypatch.setattr("agent.local.open_default", open_devices)
-    settings = ["server.port=0", "server.max_sessions=8", "vad.detector=energy", "vad.silence_duration_ms=300"]
-    daemon = Daemon(FakeEngine(reply_frames=12), load_config(None, settings), audio=True)
-    task = asyncio.create_task(daemon.run(on_ready=lambda _: ready.set()))
-    await ready.wait()
-    devices.record(spoken_turn())
-
-    def speaking() -> bool:
-        devices.wake()
-        return bool(devices.played)
-
-    await eventually(speaking)
+    daemon, task, devices = await speaking_aloud(monkeypatch, reply_frames=12)
     assert sum(map(len, devices.played)) < 12 * FRAME
     daemon.drain()
     while not task.done():
