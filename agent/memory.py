@@ -84,6 +84,8 @@ class Memory:
             if generation is not None and generation != self._lane.generation:
                 return
             await self._listen(self._silence)
+        if self._tail_due:
+            self._understand(await self._lane.decide())
         self._tail_due = False
 
     async def take_in(self, said: events.Line | np.ndarray, *, aside: bool = False) -> None:
@@ -128,10 +130,13 @@ class Memory:
         self.latest, self.kept_frames = None, 0
         self._used = replace(self._used, input_audio=self._used.input_audio + 1)
         out = await self._lane.step(pcm, Mode.LISTEN)
-        self._heard += out.user_text
-        if out.user_text and self.open_turn is not None:
-            self._emit(events.UserText(self.open_turn, out.user_text))
+        self._understand(out.user_text)
         return out
+
+    def _understand(self, words: str) -> None:
+        self._heard += words
+        if words and self.open_turn is not None:
+            self._emit(events.UserText(self.open_turn, words))
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 
@@ -189,10 +194,8 @@ class Memory:
     def answered_early(self, words: str, silent_frames: int) -> None:
         """The answer was begun on a copy, which is the session now, and had heard this as well."""
         self._tail_due = self.unanswered = False
-        self._heard += words
+        self._understand(words)
         self._used = replace(self._used, input_audio=self._used.input_audio + silent_frames)
-        if words and self.open_turn is not None:
-            self._emit(events.UserText(self.open_turn, words))
 
     # --- a reply ------------------------------------------------------------------------------------------------------
 

@@ -34,7 +34,9 @@ class Speculation:
         self._silence = np.zeros(lane.frame_size, np.float32)
         self._silences = max(0, lane.tail_frames - item.silent_frames)  # to be heard before the answer
         self._expected: list[str] = []  # words in each of them
+        self._decided = ""  # words after them, of which the copy was not sure
         self._understood: list[str] = []  # by the session itself, meanwhile
+        self._prepared = False  # what was heard is decided
         self._frames = 0
         self._done = False
         self.made: deque[StepOut] = deque()
@@ -48,7 +50,11 @@ class Speculation:
     @property
     def _words(self) -> str:
         """What only the copy has heard."""
-        return "".join(self._expected)[len("".join(self._understood)) :]
+        return self._all_words[len("".join(self._understood)) :]
+
+    @property
+    def _all_words(self) -> str:
+        return "".join(self._expected) + self._decided
 
     @property
     def may_go_on(self) -> bool:
@@ -64,7 +70,7 @@ class Speculation:
         """Whether this is the answer that is wanted now."""
         if self._copy is None or (item.turn, item.options) != (self._item.turn, self._item.options):
             return False
-        return "".join(self._expected).startswith("".join(self._understood))
+        return self._all_words.startswith("".join(self._understood))
 
     async def work(self) -> None:
         """One more step.
@@ -79,21 +85,27 @@ class Speculation:
             out = await self._lane.step_copy(self._silence, self._copy)
             self._expected.append(out.user_text)
         else:
-            if not self.made:
-                await self._lane.expect(self._openings(self._words), self._copy)
+            await self._prepare()
             out = await self._lane.step_copy(None, self._copy, Mode.SPEAK)
             self.made.append(out)
             self._frames += out.pcm is not None
             self._done = out.done
 
+    async def _prepare(self) -> None:
+        if not self._prepared:
+            self._prepared = True
+            self._decided = await self._lane.decide(self._copy)
+            await self._lane.expect(self._openings(self._words), self._copy)
+
     async def hear_out(self) -> None:
-        """Let the copy hear the rest of the silence.
+        """Let the copy hear the rest of the silence, and know what it answers.
 
         Raises:
             StepError: the engine failed; the session cannot go on.
         """
         while self._silences:
             await self.work()
+        await self._prepare()
 
     def take(self) -> tuple[str, int]:
         """Make the copy the session; returns the words, and the frames of silence, that only the copy has heard."""

@@ -49,6 +49,9 @@ class StepEngine(Protocol):
     def step(self, pcm: np.ndarray | None, state: Any, mode: Mode) -> StepOut:
         """One frame of 80 ms."""
 
+    def decide(self, state: Any) -> str:
+        """What was heard so far is what it most likely was; returns the words that were not sure before."""
+
     def truncate_reply(self, state: Any, heard_frames: int) -> None:
         """Forget the part of the reply that was not heard."""
 
@@ -210,6 +213,14 @@ class Lane:
             StepError: the engine failed; the session cannot go on.
         """
         return await self._alone(mode.name.lower(), self._worker.engine.step, pcm, self._state, mode)
+
+    async def decide(self, copy: Any = None) -> str:
+        """What the session, or a copy, heard so far is decided; returns the words that were not sure before.
+
+        Raises:
+            StepError: the engine failed; the session cannot go on.
+        """
+        return await self._alone("decide", self._worker.engine.decide, copy or self._state)
 
     async def truncate_reply(self, heard_frames: int) -> None:
         """Forget the frames of the latest reply that were not heard.

@@ -20,17 +20,17 @@ from models.artefacts import open_graph, read_config
 from models.errors import ArtefactError
 from models.features import FRAME_SIZE, SAMPLE_RATE
 from models.graph import GraphStream
+from models.hearing import MOST_WAYS
 from models.prosody import canonical, strip_marks
-from models.runtime_state import BLOCKED, State, latest, pause_steps, rotation
+from models.runtime_state import BLOCKED, NOTING, READING, SPEAKING, State, pause_steps, rotation
 from models.runtime_talker import Mark, TalkerRuntime
 from models.runtime_text import enter_now, internal_ids, next_piece, to_read
-from models.sampling import NO_GUESS, greedy, likelier_word, sigmoid
+from models.sampling import NO_GUESS, greedy
 from models.spoken_text import spoken
 from models.tokenizer import BOS, EOS, PAD, SpokenPiece, Tokenizer
 
 CODEC_FORMAT, S2S_FORMAT = "repartee-codec-onnx", "repartee-s2s-onnx"
 MAX_REPLY_FRAMES = 375  # 30 s
-LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
 MAX_NOTE_STEPS = 192
 NOTE_STEPS_A_FRAME = 4  # while the session is idle, so that no frame takes long
 
@@ -69,6 +69,7 @@ class Engine:
     sample_rate = SAMPLE_RATE
     frame_size = FRAME_SIZE
     directory: Path | None = None  # of the S2S model
+    most_ways = MOST_WAYS  # to hear a turn at once
 
     def __init__(self, codec: dict[str, ort.InferenceSession], step: ort.InferenceSession, talker: TalkerRuntime,
                  tokenizer: Tokenizer, config: dict[str, object]) -> None:  # fmt: skip
@@ -108,7 +109,7 @@ class Engine:
         """A fresh session; about as much memory as its key/value window."""
         state = State(
             GraphStream(self._codec["semantic_encoder"]), GraphStream(self._codec["decoder"]), GraphStream(self._step),
-            self._talker.new(), self._pauses, self._rotary,
+            self._talker.new(), self._pauses, self._rotary, most_ways=self.most_ways,
         )  # fmt: skip
         state.step.inputs["mask"][..., :-1] = BLOCKED
         return state
@@ -147,18 +148,16 @@ class Engine:
         state.recent_log.clear()
         self._write_note(state)  # what is left of it: the user speaks soon after the reply, or into it
         state.begin_turn()
-        text = ""
-        for heard in (*state.prefix, codes):
-            inputs = state.step.inputs
-            inputs["mode"][:], inputs["user"][:] = LISTENING, heard
-            inputs["text"][:], inputs["transcript"][:], inputs["agent"][:] = PAD, state.transcript, -1
-            self._advance(state)
-            logits = state.step.outputs["transcript_logits"].reshape(-1)
-            state.transcript, state.guess = greedy(logits), likelier_word(logits, state.guess)
-            text += self._tokenizer.piece(state.transcript)
+        text = "".join(self._read_out(state.hear(heard, self._window)) for heard in (*state.prefix, codes))
         state.prefix.clear()
-        end_of_turn = sigmoid(float(state.step.outputs["turn_logits"][0, 0, 0]))
-        return StepOut(user_text=text, end_of_turn=end_of_turn)
+        return StepOut(user_text=text, end_of_turn=state.end_of_turn)
+
+    def _read_out(self, pieces: Sequence[int]) -> str:
+        return "".join(self._tokenizer.piece(piece) for piece in pieces)
+
+    def decide(self, state: State) -> str:
+        """What was heard so far is what it most likely was; returns the words that were not sure before."""
+        return self._read_out(state.decide())
 
     def _speak(self, state: State) -> StepOut:
         inputs, outputs = state.step.inputs, state.step.outputs
@@ -168,7 +167,7 @@ class Engine:
         if enter_now(inputs["text"], state):
             state.utterance.said.pop()
             marks.append(self._talker.write(int(inputs["text"][0, 0]), True, state.utterance))
-        self._advance(state)
+        state.advance(self._window)
         state.reply_steps += 1
         last = int(inputs["text"][0, 0])
         (token, text, _), injected = next_piece(outputs["text_logits"], last, state, self._tokenizer)
@@ -221,6 +220,7 @@ class Engine:
         """
         script = self.pieces(text)
         tokens = to_read(script) if say else self._tokenizer.heard(strip_marks(spoken(text)).lower())
+        state.decide()
         self._write_note(state)
         state.begin_turn()
         inputs = state.step.inputs
@@ -228,7 +228,7 @@ class Engine:
         inputs["text"][:] = EOS if say else PAD
         for token in (PAD, *tokens):
             inputs["transcript"][:] = token
-            self._advance(state)
+            state.advance(self._window)
         state.speaking, state.transcript = False, PAD
         state.recent_log.clear()
         state.script, state.waited, state.recalled = deque(script) if say else None, 0, False
@@ -263,13 +263,14 @@ class Engine:
                 return
             inputs["mode"][:], inputs["user"][:], inputs["agent"][:] = NOTING, 0, -1
             inputs["transcript"][:], inputs["text"][:] = PAD, state.note_piece if state.note_steps else BOS
-            self._advance(state)
+            state.advance(self._window)
             state.note_piece = state.note[state.note_steps] if state.note else greedy(state.step.outputs["text_logits"])
             state.note_steps += 1
             state.note_due = state.note_piece != EOS and state.note_steps < MAX_NOTE_STEPS
 
     def _start_reply(self, state: State) -> str:
-        """Begin; returns the word that was heard if any was, of a turn in which the model was sure of none."""
+        """Begin; returns what was heard and not told yet: of a turn in which the model is sure of no word, a guess."""
+        rest = self.decide(state)
         self._write_note(state)
         guess, state.guess = state.guess, NO_GUESS
         state.transcript = guess[1] if guess else state.transcript
@@ -288,23 +289,7 @@ class Engine:
         state.sound = synthesis.new_synthesis_state()
         for _ in range(2):
             state.decode(self._silence)
-        return self._tokenizer.piece(guess[1]) if guess else ""
-
-    def _advance(self, state: State) -> None:
-        """One S2S step; its keys and values go into the window."""
-        state.make_room(self._window)
-        inputs, outputs = state.step.inputs, state.step.outputs
-        inputs["position"][:] = state.position
-        if "recent" in inputs:
-            state.recent_log.append(state.recent)
-            state.recent = latest(state.recent, int(inputs["text"][0, 0]), int(inputs["transcript"][0, 0]))
-            inputs["recent"][0, 0] = state.recent
-        state.step.run()
-        slot = state.position
-        for layer, (keys, values) in enumerate(zip(outputs["new_keys"], outputs["new_values"], strict=True)):
-            inputs[f"keys_{layer}"][:, :, slot], inputs[f"values_{layer}"][:, :, slot] = keys[:, :, 0], values[:, :, 0]
-        inputs["mask"][..., slot] = 0.0
-        state.position += 1
+        return rest + (self._tokenizer.piece(guess[1]) if guess else "")
 
     def copy(self, state: State) -> State:
         """A copy of a session that can go on in its place."""
@@ -317,7 +302,7 @@ class Engine:
             state: the session's; it is not changed.
             heard_frames: how many frames of the reply's audio were played.
         """
-        ear = replace(state.copy(), script=None, injected=deque())
+        ear = replace(state.copy(), script=None, injected=deque(), most_ways=1)  # its words are wanted at once
         self.truncate_reply(ear, heard_frames)
         return ear
 

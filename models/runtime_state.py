@@ -12,11 +12,13 @@ import onnxruntime as ort
 from models import synthesis
 from models.features import analyse_mel32, new_history
 from models.graph import GraphStream
+from models.hearing import MOST_WAYS, Way, branch
 from models.prosody import PAUSES
 from models.runtime_talker import Utterance
-from models.sampling import NO_GUESS
+from models.sampling import NO_GUESS, sigmoid
 from models.tokenizer import BOS, PAD, SpokenPiece
 
+LISTENING, SPEAKING, READING, NOTING = 0, 1, 2, 4  # modes of the S2S model
 NO_WORD, NEXT_WORD, THIS_WORD = range(3)
 PAUSE_STEPS: Mapping[str, int] = MappingProxyType(dict(zip(PAUSES, (4, 9), strict=True)))
 """From a pause to the next word where a model says nothing else: 320 and 720 ms."""
@@ -44,6 +46,10 @@ class State:
     turns: list[int] = field(default_factory=list)  # where those that are remembered began
     transcript: int = PAD
     guess: tuple[float, int] | None = NO_GUESS  # of a word, in a turn in which none was written; None: one was
+    most_ways: int = MOST_WAYS  # to hear a turn
+    ways: list[Way] = field(default_factory=list)  # the likeliest first; none: what was heard is decided
+    next_slot: int = 0  # of the window, while there are ways
+    end_of_turn: float = 0.0  # probability that the user had finished in the latest frame that was listened to
     speaking: bool = False
     heard_last: int = PAD  # of the transcript, when the reply began
     reply_start: int = 0
@@ -94,6 +100,77 @@ class State:
             self.forget(self.turns[-KEPT_TURNS])
         self.turns = [*self.turns[-KEPT_TURNS:], self.position]
 
+    def advance(self, window: int) -> None:
+        """One S2S step with what ``step.inputs`` holds; its keys and values go into the window."""
+        self.make_room(window)
+        self._run(self.position)
+        self.position += 1
+
+    def _run(self, slot: int) -> None:
+        inputs, outputs = self.step.inputs, self.step.outputs
+        inputs["position"][:] = self.position
+        if "recent" in inputs:
+            self.recent_log.append(self.recent)
+            self.recent = latest(self.recent, int(inputs["text"][0, 0]), int(inputs["transcript"][0, 0]))
+            inputs["recent"][0, 0] = self.recent
+        self.step.run()
+        for layer, (keys, values) in enumerate(zip(outputs["new_keys"], outputs["new_values"], strict=True)):
+            inputs[f"keys_{layer}"][:, :, slot], inputs[f"values_{layer}"][:, :, slot] = keys[:, :, 0], values[:, :, 0]
+        inputs["mask"][..., slot] = 0.0
+
+    def hear(self, codes: np.ndarray, window: int) -> list[int]:
+        """One frame of the user, a step in every likely way; returns the pieces that all of them have written.
+
+        Args:
+            codes: of the frame, int64 [groups].
+            window: steps that are remembered.
+        """
+        told: list[int] = []
+        if self.ways and self.next_slot + len(self.ways) > window:
+            told += self.decide()
+        if not self.ways:
+            self.make_room(window)
+            self.ways = [Way(latest=self.transcript, recent=tuple(self.recent), guess=self.guess)]
+            self.next_slot = self.position
+        inputs, outputs = self.step.inputs, self.step.outputs
+        inputs["mode"][:], inputs["user"][:], inputs["text"][:], inputs["agent"][:] = LISTENING, codes, PAD, -1
+        heard, logits = [], []
+        for way in self.ways:
+            self._follow(way)
+            inputs["transcript"][:] = way.latest
+            self._run(self.next_slot)
+            heard.append(way.after(self.next_slot, self.recent, sigmoid(float(outputs["turn_logits"][0, 0, 0]))))
+            logits.append(outputs["transcript_logits"].reshape(-1).copy())
+            self.next_slot += 1
+        self.position += 1
+        self.ways, agreed = branch(heard, np.stack(logits), self.most_ways)
+        self.end_of_turn = self.ways[0].end_of_turn
+        if len(self.ways) == 1:
+            self.decide()
+        return [*told, *agreed]
+
+    def _follow(self, way: Way) -> None:
+        """Go on after this one of the ways: the others' steps are not attended to."""
+        mask, parted = self.step.inputs["mask"], self.position - len(way.slots)
+        mask[..., parted : self.next_slot] = BLOCKED
+        mask[..., list(way.slots)] = 0.0
+        self.transcript, self.recent, self.guess = way.latest, list(way.recent), way.guess
+
+    def decide(self) -> tuple[int, ...]:
+        """The likeliest way is what was heard; returns its pieces that are not told yet."""
+        if not self.ways:
+            return ()
+        way, self.ways = self.ways[0], []
+        self._follow(way)
+        parted, slots = self.position - len(way.slots), list(way.slots)
+        if slots != list(range(parted, self.position)):
+            for name, window in self.step.inputs.items():
+                if name.startswith(("keys_", "values_")):
+                    window[:, :, parted : self.position] = window[:, :, slots]
+            self.step.inputs["mask"][..., parted : self.position] = 0.0
+            self.step.inputs["mask"][..., self.position : self.next_slot] = BLOCKED
+        return way.pieces
+
     def make_room(self, window: int) -> None:
         """Forget half of what there is when the window is full, but no reply of which some may still be taken back."""
         if self.position < window:
@@ -138,7 +215,7 @@ class State:
             utterance=self.utterance.copy(), history=self.history.copy(), prefix=self.prefix.copy(),
             script=None if self.script is None else self.script.copy(),
             recent=list(self.recent), recent_log=list(self.recent_log), injected=self.injected.copy(),
-            turns=list(self.turns),
+            turns=list(self.turns), ways=list(self.ways),
         )  # fmt: skip
 
 

@@ -20,13 +20,13 @@ def likelier_word(logits: np.ndarray, best: tuple[float, int] | None) -> tuple[f
     """The word that a turn most likely holds if it holds any, from its transcript's logits [V] frame by frame.
 
     Args:
-        logits: of this frame.
-        best: of the frames before, log odds and piece; :data:`NO_GUESS` at first.
+        logits: of this frame, in which no piece is written.
+        best: of the frames before, log odds and piece; :data:`NO_GUESS` at first, None once a piece was written.
 
     Returns:
-        The better one; None from the frame on in which a piece is written, since then there is nothing to guess.
+        The better one; None where there is nothing to guess.
     """
-    if best is None or int(np.argmax(logits)) != PAD:
+    if best is None:
         return None
     piece = FIRST_PIECE + int(np.argmax(logits[FIRST_PIECE:]))
     return max(best, (float(logits[piece] - logits[PAD]), piece))

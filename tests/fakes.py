@@ -42,6 +42,7 @@ class FakeState:
     listened: int = 0
     broken: bool = False
     ear: bool = False
+    unsure: str = ""  # words that are told when it is decided what was heard
     injected: list[str] = field(default_factory=list)  # prosody tokens that the reply has still to take
 
 
@@ -110,6 +111,11 @@ class FakeEngine:
             text = f" w{state.listened}" if word else ""
             return StepOut(None, "", text, self.end_of_turn, False)
         return StepOut(None, "", "", 0.0, False)
+
+    def decide(self, state: object) -> str:
+        assert isinstance(state, FakeState)
+        unsure, state.unsure = state.unsure, ""
+        return unsure
 
     def truncate_reply(self, state: object, heard_frames: int) -> None:
         assert isinstance(state, FakeState)

@@ -79,6 +79,7 @@ def test_a_turn_longer_than_the_window_is_heard_on(engine: Engine) -> None:
     """Its older half goes, the first steps stay, and the reply that follows can be taken back."""
     state = engine.new_state()
     _listen(engine, state, SINK_STEPS)
+    engine.decide(state)
     first = _steps(state, "keys_0", 0, SINK_STEPS)
     for seed in range(3):
         _listen(engine, state, WINDOW - 7, seed)
