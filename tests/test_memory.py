@@ -374,6 +374,33 @@ async def test_a_reply_is_noted_as_it_was_understood() -> None:
     assert [one.notes for one in engine.states] == [["latte", "latte, mocha"], []]
 
 
+async def test_words_that_were_not_sure_are_known_before_the_answer() -> None:
+    """They belong to the turn that was heard, and what has to be said follows from them, too."""
+
+    class Book:
+        """What it was told of."""
+
+        def note(self) -> None:
+            return None
+
+        def openings(self, heard: str) -> dict[str, str]:
+            return {"You said": heard}
+
+        def take_back(self) -> None: ...
+
+    engine, told = FakeEngine(), list[events.Event]()
+    async with Worker(engine) as worker:
+        memory = Memory(await worker.open(), told.append, None, Book())
+        state = state_of(engine)
+        await memory.hear(speech(0.08), 7)
+        state.unsure = " please"
+        await memory.hear_out(engine.tail_frames)
+        await memory.hear_out()
+        await memory.prepare(events.CreateResponse(), first=False)
+    assert told == [events.UserText(7, " w1"), events.UserText(7, " please")]
+    assert state.openings == {"You said": " w1 please"}
+
+
 def test_the_order_follows_the_memory(shipped_models: Any) -> None:
     """Recalled replies count, without doing anything again; what is forgotten is not ordered; apart is apart."""
     actions = load_actions(shipped_models / "s2s")

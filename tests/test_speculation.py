@@ -22,6 +22,7 @@ from streaming.connection import Client
 from streaming.realtime_events import CreateResponse
 from streaming.vad import SpeechStarted, SpeechStopped, VadConfig
 from tests.fakes import FakeClient, FakeEngine, FakeState, eventually, silence, speech
+from tests.test_session import update
 from tests.tiny import speech_like
 
 MS = 24  # samples
@@ -128,10 +129,13 @@ async def talking(engine: FakeEngine, client: FakeClient, turns: TurnConfig = EA
                 await task
 
 
-async def conversation(turns: TurnConfig, *sounds: np.ndarray, **options: Any) -> tuple[Watched, FakeClient, Session]:
+async def conversation(
+    turns: TurnConfig, *sounds: np.ndarray, engine: type[Watched] = Watched
+) -> tuple[Watched, FakeClient, Session]:
     """One turn, spoken slowly enough that the model is never behind, and its answer."""
-    engine, client = Watched(reply_frames=5, end_of_turn=0.5, **options), FakeClient()
-    async with talking(engine, client, turns) as session:
+    made, client = engine(reply_frames=5, end_of_turn=0.5), FakeClient()
+    async with talking(made, client, turns) as session:
+        update(client, transcription={"model": "x"})
         for sound in sounds:
             for start in range(0, len(sound), FRAME):
                 client.speak(sound[start : start + FRAME])
@@ -140,7 +144,7 @@ async def conversation(turns: TurnConfig, *sounds: np.ndarray, **options: Any) -
                 for _ in range(40):  # as long as the model needs for what it may do ahead
                     await asyncio.sleep(0.0002)
         await client.wait_for("response.done")
-    return engine, client, session
+    return made, client, session
 
 
 def essence(client: FakeClient) -> list[Any]:
@@ -218,6 +222,27 @@ async def test_other_words_than_expected_are_answered_anew() -> None:
         assert session.conversation.metrics.speculated == 1
         assert session.conversation.metrics.speculations_used == 0
     assert engine.states[0].modes.count(Mode.SPEAK) == engine.lead_steps + 5
+
+
+class Unsure(Watched):
+    """Is sure of one more word only when it has to be: " please" in silence, something else if the user went on."""
+
+    def step(self, pcm: np.ndarray | None, state: object, mode: Mode) -> StepOut:
+        out = super().step(pcm, state, mode)
+        assert isinstance(state, FakeState)
+        if mode is Mode.LISTEN and state.listened == 8:
+            state.unsure = " please"
+        return out
+
+
+@pytest.mark.parametrize("turns", [EAGER, NEVER])
+async def test_the_answer_knows_words_that_were_not_sure(turns: TurnConfig) -> None:
+    """Begun early or not: what has to be said follows from all words, and all are in the transcript, once."""
+    engine, client, session = await conversation(turns, *TURN, engine=Unsure)
+    assert session.conversation.metrics.speculations_used == (turns is EAGER)
+    deltas = [sent["delta"] for sent in client.sent if sent["type"].endswith("input_audio_transcription.delta")]
+    assert deltas.count(" please") == 1
+    assert all(copy.unsure == "" for copy in engine.copies)
 
 
 async def test_it_yields_to_every_other_session() -> None:
