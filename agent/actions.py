@@ -90,7 +90,7 @@ class ActingEmitter:
         """What the model has to remember of the order after a reply; None: only the model can know."""
         return self._tracker.note
 
-    def openings(self, heard: str) -> dict[str, str]:
+    def openings(self, heard: str) -> dict[str, str | None]:
         """How the reply to what was heard has to go on, by the words it may begin with."""
         return self._tracker.openings(heard)
 

@@ -22,8 +22,8 @@ class OrderBook(Protocol):
     def note(self) -> str | None:
         """What there is to remember after the latest reply; None: only the model can know."""
 
-    def openings(self, heard: str) -> Mapping[str, str]:
-        """How the reply to what was heard has to go on, by the words it may begin with."""
+    def openings(self, heard: str) -> Mapping[str, str | None]:
+        """How the reply to what was heard has to go on, by the words it may begin with; None: it may not."""
 
     def take_back(self) -> None:
         """The latest reply is forgotten."""
@@ -187,7 +187,7 @@ class Memory:
         """Whether an answer to this turn may be begun before it is over."""
         return turn == self.open_turn and self.recollect is None
 
-    def openings(self, more: str = "") -> Mapping[str, str]:
+    def openings(self, more: str = "") -> Mapping[str, str | None]:
         """How the next reply has to go on, if the user has said ``more`` as well, by the words it may begin with."""
         return self._order.openings(self._heard + more) if self._order is not None else {}
 

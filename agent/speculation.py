@@ -27,7 +27,7 @@ class Speculation:
         openings: how the answer has to go on, given more words than the session has understood.
     """
 
-    def __init__(self, lane: Lane, item: Speculate, openings: Callable[[str], Mapping[str, str]]) -> None:
+    def __init__(self, lane: Lane, item: Speculate, openings: Callable[[str], Mapping[str, str | None]]) -> None:
         self._lane = lane
         self._item, self._openings = item, openings
         self._copy: Any = None

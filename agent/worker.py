@@ -50,7 +50,7 @@ class StepEngine(Protocol):
         """One frame of 80 ms."""
 
     def decide(self, state: Any) -> str:
-        """What was heard so far is what it most likely was; returns the words that were not sure before."""
+        """Settle what was heard so far; returns the words that were not sure before."""
 
     def truncate_reply(self, state: Any, heard_frames: int) -> None:
         """Forget the part of the reply that was not heard."""
@@ -73,8 +73,8 @@ class StepEngine(Protocol):
     def note(self, text: str, state: Any) -> None:
         """Make the note after the latest reply this text."""
 
-    def expect(self, openings: Mapping[str, str], state: Any) -> None:
-        """If the next reply begins with the words of an opening, it goes on as that says."""
+    def expect(self, openings: Mapping[str, str | None], state: Any) -> None:
+        """If the next reply begins with the words of an opening, it goes on as that says; None: it does not begin."""
 
     def inject(self, tokens: Sequence[str], state: Any) -> None:
         """Make prosody tokens the next pieces of the reply."""
@@ -287,8 +287,8 @@ class Lane:
         """
         await self._alone("note", self._worker.engine.note, text, self._state)
 
-    async def expect(self, openings: Mapping[str, str], copy: Any = None) -> None:
-        """If the next reply, of the session or a copy, begins with the words of an opening, it goes on as that says.
+    async def expect(self, openings: Mapping[str, str | None], copy: Any = None) -> None:
+        """If the next reply, also of a copy, begins with an opening, it goes on as that says; None: it may not.
 
         Raises:
             StepError: the engine failed; the session cannot go on.

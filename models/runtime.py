@@ -244,10 +244,15 @@ class Engine:
         if state.note_due and not state.note_steps:
             state.note = (*self._tokenizer.encode(text)[: MAX_NOTE_STEPS - 2], EOS)
 
-    def expect(self, openings: Mapping[str, str], state: State) -> None:
-        """If the next reply begins with the words of an opening, it goes on as that says, unless that is too long."""
-        state.openings = {}
+    def expect(self, openings: Mapping[str, str | None], state: State) -> None:
+        """If the next reply begins with the words of an opening, it goes on as that says, unless that is too long.
+
+        None: it does not begin so, and takes its next likely word instead.
+        """
+        state.openings, state.barred = {}, frozenset(words for words, rest in openings.items() if rest is None)
         for opening, rest in openings.items():
+            if rest is None:
+                continue
             with contextlib.suppress(ValueError):
                 state.openings[opening] = self._cut(rest)
 

@@ -71,6 +71,7 @@ class State:
     note: tuple[int, ...] | None = None  # its pieces; None: what the model wants to
     said: str = ""  # of the reply
     openings: dict[str, Sequence[SpokenPiece]] = field(default_factory=dict)  # how a reply that begins so goes on
+    barred: frozenset[str] = frozenset()  # how it does not begin
 
     def encode(self, pcm: np.ndarray) -> np.ndarray:
         """Codes of one frame of the user, float32 [frame_size]."""

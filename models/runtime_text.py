@@ -44,13 +44,22 @@ def next_piece(logits: np.ndarray, last: int, state: State, tokenizer: Tokenizer
     elif state.script is not None:
         piece = _NOTHING if waits else _follow(state.script, row, last, state, pausing > 0)
     else:
-        text = tokenizer.piece(token := greedy(row))
-        piece = SpokenPiece(token, text, text.startswith(" "))
-        if waits and token != PAD:
+        piece = _own(row, state, tokenizer)
+        if waits and piece.token != PAD:
             piece, state.owed = _NOTHING, piece
     piece, injected = _interject(_stretched(piece, state), state)
     _keep_time(piece.token, state)
     return piece, injected
+
+
+def _own(row: np.ndarray, state: State, tokenizer: Tokenizer) -> SpokenPiece:
+    """The likeliest piece with which the reply does not begin as it may not."""
+    while True:
+        text = tokenizer.piece(token := greedy(row))
+        if not text or (state.said + text).strip() not in state.barred:
+            return SpokenPiece(token, text, text.startswith(" "))
+        row = row.copy()
+        row[token] = -np.inf
 
 
 def _keep_time(token: int, state: State) -> None:

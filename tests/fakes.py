@@ -34,7 +34,7 @@ class FakeState:
     truncations: list[int] = field(default_factory=list)
     forks: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    openings: dict[str, str] = field(default_factory=dict)
+    openings: dict[str, str | None] = field(default_factory=dict)
     read: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)  # replies, those it was told of included
     script: list[str] | None = None
@@ -126,7 +126,7 @@ class FakeEngine:
         assert isinstance(state, FakeState)
         state.notes.append(text)
 
-    def expect(self, openings: Mapping[str, str], state: object) -> None:
+    def expect(self, openings: Mapping[str, str | None], state: object) -> None:
         assert isinstance(state, FakeState)
         state.openings = dict(openings)
 

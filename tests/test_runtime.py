@@ -430,10 +430,13 @@ def test_a_note_may_be_given(noting: Engine, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_reply_with_a_known_opening_goes_on_as_is_known(noting: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the model begins so is ended from what is known, and noted like any other; other replies are its own."""
+    """What the model begins so is ended from what is known, and noted like any other; other replies are its own.
+
+    And what it may not begin with it does not.
+    """
     monkeypatch.setattr(runtime, "MAX_REPLY_FRAMES", 100)
 
-    def says(openings: dict[str, str]) -> list[str]:
+    def says(openings: dict[str, str | None]) -> list[str]:
         state = noting.new_state()
         _listen(noting, state, 3)
         noting.expect(openings, state)
@@ -450,6 +453,11 @@ def test_a_reply_with_a_known_opening_goes_on_as_is_known(noting: Engine, monkey
     assert known[0] == free[0]
     assert "".join(known[1:]).split() == ["a", "large", "latte.", "soy"]
     assert says({"of nobody": "a large latte. soy"}) == free != known
+    assert says({"of nobody": None}) == free
+    assert says({free[0].strip(): None})[0] != free[0]
+    first, second = says({"".join(free[:2]).strip(): None})[:2]
+    assert first == free[0]
+    assert second != free[1]
 
 
 def test_words_put_into_its_mouth_are_not_noted(noting: Engine) -> None:

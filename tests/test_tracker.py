@@ -151,29 +151,34 @@ def test_the_changed_item_is_the_nearest(items: list[dict[str, str]], changed: d
     assert nearest(tuple(items), changed) == index
 
 
+def goes_on(tracker: Tracker, heard: str) -> dict[str, str]:
+    """How replies go on that begin in a way that is possible."""
+    return {before: after for before, after in tracker.openings(heard).items() if after is not None}
+
+
 def test_what_follows_from_the_order_is_not_left_to_the_model(replies: ReplyReader) -> None:
     """What is read back is what is known; a drink that is changed keeps the rest of it, whichever it was."""
     tracker = Tracker(replies)
-    assert tracker.openings("what did i order") == replies.asking
+    assert goes_on(tracker, "what did i order") == replies.asking
     tracker.take("Okay, a large latte with some milk and a mocha. Anything else?")
     order = "a large latte with some milk and a mocha"
     known = {"You ordered": f"{order}.", "So that is": f"{order}. Is that right?"}
-    assert tracker.openings("") == known
-    assert tracker.openings("what did i order") == known | replies.asking
-    change = tracker.openings("make the latte a small one uh dark roast please")
+    assert goes_on(tracker, "") == known
+    assert goes_on(tracker, "what did i order") == known | replies.asking
+    change = goes_on(tracker, "make the latte a small one uh dark roast please")
     assert change == known | {"Okay, now": "a small dark roast latte with some milk. Anything else?"}
-    assert tracker.openings("with sugar")["Okay, now"] == "a mocha with sugar. Anything else?"
-    assert tracker.openings("change the espresso to a mocha") == known
+    assert goes_on(tracker, "with sugar")["Okay, now"] == "a mocha with sugar. Anything else?"
+    assert goes_on(tracker, "change the espresso to a mocha") == known
 
 
 def test_an_order_of_which_no_drink_was_heard_becomes_a_question(replies: ReplyReader) -> None:
     """The question is asked instead of a drink, is understood as one, and changes nothing; a drink's name is enough."""
     tracker = after(replies, ORDER_MOCHA)
     for heard in ("i want a uh coffee", "the expresso", "two iced mochas", "i … … with some sweetener"):
-        assert not {"Okay, a", "Okay, an"} & tracker.openings(heard).keys()
+        assert not {"Okay, a", "Okay, an"} & goes_on(tracker, heard).keys()
     before, note = tracker.state, tracker.note
     for article in ("a", "an"):
-        asks = tracker.openings("i need to have a sugar with")[f"Okay, {article}"]
+        asks = goes_on(tracker, "i need to have a sugar with")[f"Okay, {article}"]
         assert asks.endswith("drink would you like<pitch_rising>?")
         assert tracker.take(f"Okay, {article}{asks}") == ()
         assert (tracker.state, tracker.note) == (before, note)
@@ -184,7 +189,7 @@ def test_a_domain_need_not_ask(tmp_path: Path) -> None:
     text = "".join(line for line in COFFEE.read_text().splitlines(True) if "not_heard" not in line)
     path = tmp_path / "domain.yaml"
     path.write_text(text)
-    assert Tracker(ReplyReader(*read_domain_file(path))).openings("i need to have a sugar with") == {}
+    assert goes_on(Tracker(ReplyReader(*read_domain_file(path))), "i need to have a sugar with") == {}
 
 
 def test_no_words_are_too_strange_to_go_on_from(replies: ReplyReader) -> None:
@@ -193,7 +198,7 @@ def test_no_words_are_too_strange_to_go_on_from(replies: ReplyReader) -> None:
     said = [ORDER_MOCHA, PLACED, "Okay, I canceled your order.", "So that is a mocha. Is that right?"]
     rng, tracker = random.Random(5), Tracker(replies)
     for _ in range(300):
-        openings = tracker.openings(" ".join(rng.choices(words, k=rng.randrange(8))))
+        openings = goes_on(tracker, " ".join(rng.choices(words, k=rng.randrange(8))))
         assert all(before and after for before, after in openings.items())
         tracker.take(rng.choice(said))
 
@@ -204,4 +209,19 @@ def test_an_opening_that_others_share_is_none(tmp_path: Path) -> None:
     (tmp_path / "domain.yaml").write_text(lines, "utf8")
     tracker = Tracker(ReplyReader(*read_domain_file(tmp_path / "domain.yaml")))
     tracker.take(ORDER_MOCHA)
-    assert list(tracker.openings("with milk")) == ["So that is", "Okay, now"]  # and no "Okay, a": either may go on so
+    assert list(goes_on(tracker, "with milk")) == ["So that is", "Okay, now"]  # and no "Okay, a": either may go on so
+
+
+def test_replies_that_no_turn_gets_are_not_begun(replies: ReplyReader) -> None:
+    """They are known by their first words, as few as tell them from all that are possible as the order stands."""
+
+    def barred(*said: str) -> set[str]:
+        tracker = after(replies, *said)
+        return {before for before, rest in tracker.openings("a latte").items() if rest is None}
+
+    change = "Sorry. What would you like to"  # change; without it, it is what an empty order is asked for
+    assert barred() == {"Okay, now", "Okay, no", "Okay, I", "You ordered", "So", "There", "Great,", change}
+    assert barred(ORDER_MOCHA) == {"You have", "Okay, just", "Great,", "Sorry. What would you like?"}
+    asked = "So that is a mocha. Is that right?"
+    assert barred(ORDER_MOCHA, asked) == {"You have", "Okay, just", "So", "What", "Sorry. What would you like?"}
+    assert barred(ORDER_MOCHA, "Okay, I canceled your order.") == barred()

@@ -157,6 +157,19 @@ def respond(spec: DomainSpec, state: OrderState, parsed: Parsed) -> tuple[str, O
     return reply, effect.state, actions
 
 
+def possible_replies(spec: DomainSpec, state: OrderState) -> set[str]:
+    """Names of the replies that some turn would get in this state."""
+    possible: set[str] = set()
+    for intent in spec.intents:
+        for rule in (rule for rule in spec.rules if rule.intent == intent):
+            by_turn = rule.when in ("no_target", "too_many")  # which depends on what is said, too
+            if by_turn or _holds(spec, rule, state, Parsed(intent)):
+                possible.add(rule.reply)
+                if not by_turn:
+                    break
+    return possible
+
+
 def _holds(spec: DomainSpec, rule: RuleSpec, state: OrderState, parsed: Parsed) -> bool:
     match rule.when:
         case None:

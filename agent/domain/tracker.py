@@ -4,6 +4,7 @@
 - Only words that the domain's own wording has count: a reply that fits no template, or holds a word no item has, does
   nothing.
 - An order of which no drink was heard becomes a question for it.
+- A reply that no turn can have as the order stands ("Okay, now ..." where nothing was ordered) is not begun.
 - The order is kept as said. A reply that names the whole order puts it right, silently; a change that the known order
   has no place for causes no action.
 - A reply that was broken off after it had named its drinks has done to the order what it would have.
@@ -14,7 +15,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.domain.dialogue import Item, OrderState, Parsed, find_target, items_text, note_text, respond
+from agent.domain.dialogue import (
+    Item,
+    OrderState,
+    Parsed,
+    find_target,
+    items_text,
+    note_text,
+    possible_replies,
+    respond,
+)
 from agent.domain.domain_file import REPLY_FILL, DomainSpec, Operation
 from agent.domain.grammar import Node
 from agent.domain.understanding import Understanding, normal_words
@@ -65,6 +75,7 @@ class ReplyReader:
         self._item_words = _item_words(spec)
         self.around = {fill: _around(spec, fill) for fill in ("order", "changed")}
         self.asking = _asking(spec)
+        self._impossible: dict[tuple[bool, str], set[str]] = {}
         self._asked = {_line(before + rest) for before, rest in self.asking.items()}
         templates = [_template(spec, name, self._item_words) for name in spec.replies]
         self._templates = sorted(templates, key=lambda template: -template.literal_words)
@@ -101,6 +112,26 @@ class ReplyReader:
         found = (*self._understanding.find(words), *self._understanding.find(singular))
         return UNKNOWN in heard or any(value.slot == self._head for value in found)
 
+    def impossible(self, state: OrderState) -> set[str]:
+        """What only replies begin with that no turn gets in this state, as short as can be."""
+        kind = (bool(state.items), state.status)  # what there is besides makes no difference
+        if kind not in self._impossible:
+            possible, replies = possible_replies(self.spec, state), self.spec.replies
+            others = [strip_marks(replies[name]) for name in possible]
+            found = (self._own_beginning(strip_marks(replies[name]), others) for name in replies.keys() - possible)
+            self._impossible[kind] = {beginning for beginning in found if beginning}
+        return self._impossible[kind]
+
+    def _own_beginning(self, reply: str, others: list[str]) -> str:
+        """The first words of a reply, before any fill, that tell it from all others; empty when they do not."""
+        words = reply.partition("{")[0].split()
+        for count in range(1, len(words) + 1):
+            beginning = " ".join(words[:count])
+            same = re.compile(re.escape(beginning) + r"(?!\w)")
+            if words[count - 1] not in self._item_words and not any(same.match(other) for other in others):
+                return beginning
+        return ""
+
     def _items(self, words: str) -> tuple[Item, ...]:
         """The drinks a fill names, none when it holds anything else."""
         if not self._item_words.issuperset(words.split()):
@@ -121,15 +152,17 @@ class Tracker:
         """What there is to remember of the order, as models are taught it; None: the latest reply is unknown."""
         return note_text(self._replies.spec, self.state) if self._understood else None
 
-    def openings(self, heard: str) -> dict[str, str]:
+    def openings(self, heard: str) -> dict[str, str | None]:
         """How the reply to what was heard goes on where that follows from the order, by the words before it.
 
         Whether it is such a reply is the model's to say; what is read back, and what a drink is after a change, is not.
+        None: no reply begins like that now.
         """
-        replies, found = self._replies, {}
+        replies = self._replies
+        found: dict[str, str | None] = dict.fromkeys(replies.impossible(self.state))
         if self.state.items:
             order = items_text(replies.spec, self.state.items)
-            found = {before.strip(): f"{order}{after}" for before, after in replies.around["order"]}
+            found |= {before.strip(): f"{order}{after}" for before, after in replies.around["order"]}
         if not heard.strip():
             return found
         if not replies.may_name_item(heard):
