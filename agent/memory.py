@@ -72,6 +72,7 @@ class Memory:
     async def hear(self, pcm: np.ndarray, turn: int) -> StepOut:
         """Listen to one frame of the user's turn, float32 [frame_size]."""
         if turn != self.open_turn:
+            await self._decide()
             self.complete_transcript()
             self.open_turn = turn
         self._hear("")
@@ -84,8 +85,7 @@ class Memory:
             if generation is not None and generation != self._lane.generation:
                 return
             await self._listen(self._silence)
-        if self._tail_due:
-            self._understand(await self._lane.decide())
+        await self._decide()
         self._tail_due = False
 
     async def take_in(self, said: events.Line | np.ndarray, *, aside: bool = False) -> None:
@@ -132,6 +132,10 @@ class Memory:
         out = await self._lane.step(pcm, Mode.LISTEN)
         self._understand(out.user_text)
         return out
+
+    async def _decide(self) -> None:
+        if self._tail_due:
+            self._understand(await self._lane.decide())
 
     def _understand(self, words: str) -> None:
         self._heard += words

@@ -231,7 +231,7 @@ class Mind:
             case inbox.Hear():
                 self._metrics.frames_heard += 1
                 if item.turn != self._memory.open_turn:
-                    self._complete_transcript()
+                    self._settle_at = None
                 out = await self._memory.hear(item.pcm, item.turn)
                 if self._speculation is not None:
                     self._speculation.understood(out.user_text)

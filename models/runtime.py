@@ -49,7 +49,7 @@ class StepOut:
 
     pcm: float32 [1920] agent audio, SPEAK only; None while the text still leads the audio.
     text: agent text newly emitted; the concatenation over a reply is its transcript.
-    user_text: user transcript newly emitted.
+    user_text: words of the user's that are newly sure.
     end_of_turn: probability that the user has finished, LISTEN only.
     done: the reply is complete with this frame.
     marks: prosody tokens newly written; they are no part of the text.

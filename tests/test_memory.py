@@ -397,8 +397,12 @@ async def test_words_that_were_not_sure_are_known_before_the_answer() -> None:
         await memory.hear_out(engine.tail_frames)
         await memory.hear_out()
         await memory.prepare(events.CreateResponse(), first=False)
-    assert told == [events.UserText(7, " w1"), events.UserText(7, " please")]
-    assert state.openings == {"You said": " w1 please"}
+        assert told == [events.UserText(7, " w1"), events.UserText(7, " please")]
+        assert state.openings == {"You said": " w1 please"}
+        state.unsure = " thanks"
+        await memory.hear(speech(0.08), 7)
+        await memory.hear(speech(0.08), 8)
+    assert told[2:] == [events.UserText(7, " thanks"), events.UserTextDone(7)]
 
 
 def test_the_order_follows_the_memory(shipped_models: Any) -> None:
