@@ -9,12 +9,14 @@ import torch
 from agent.domain.dialogue import Dialogue, DialogueTurn, Status
 from models.checkpoint import read_header, save_model
 from models.errors import ArtefactError
-from models.s2s import S2S
+from models.s2s import LISTEN, S2S
 from models.tokenizer import FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
 from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
 from training import train_s2s
 from training.domain import OrderState, load_domain
 from training.encode_dataset import EncodedTurn, save_codes
+from training.encoders import CodecEncoders
+from training.listening import Listening
 from training.s2s_batches import Batcher
 from training.s2s_data import IGNORE
 from training.together import new_optimizer
@@ -97,6 +99,49 @@ def test_training_resumes_at_its_step(data: Path, tmp_path: Path, capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if "valid_text " not in line] == ["0"]
     assert [line.split()[1] for line in lines if "valid_text " in line] == ["4", "6", "6"]
+
+
+def _heard(turn: EncodedTurn, seed: int, codec: Path) -> EncodedTurn:
+    """The turn with something heard, and its codes by a codec."""
+    heard = np.random.default_rng(seed).standard_normal((len(turn.user), 96)).astype(np.float16)
+    return replace(turn, user=CodecEncoders(codec).semantic(heard), heard=heard)
+
+
+def test_codes_are_made_anew_from_what_was_heard(data: Path) -> None:
+    """As the codec makes them, frame by frame, while it has learnt nothing."""
+    turns = [_heard(turn, 3, data / "codec") for turn in _dialogue(3)]
+    model, listening = new_s2s(128).eval(), Listening(data / "codec").eval()
+    batch = Batcher([turns, turns], model.config, 400, 0.0, 0).next()
+    made = listening(torch.zeros_like(batch.frame.user), batch.heard)
+    listened = batch.frame.mode == LISTEN
+    torch.testing.assert_close(made[listened], model.user_fsq.dequantize(batch.frame.user)[listened])
+    plain, _ = objectives(model, batch)
+    anew, _ = objectives(model, batch, listening)
+    torch.testing.assert_close(anew, plain)
+
+
+def test_codes_are_learnt_with_what_they_mean(data: Path, tmp_path: Path) -> None:
+    """The codec beside the model is its own then, and a run goes on with both; without what was heard it is refused."""
+    with pytest.raises(ValueError, match="--keep_heard"):
+        _train(data, tmp_path / "out", "--tune_codes", "--steps", 1)
+    splits = ["train"] * 4 + ["valid"]
+    dialogues = [[_heard(turn, i, data / "codec") for turn in _dialogue(i)] for i in range(5)]
+    rows = [{"id": f"{i}", "split": split, "turns": dialogues[i]} for i, split in enumerate(splits)]
+    kept = tmp_path / "kept"
+    save_codes(kept / "codes_0.npz", rows)
+    where = ["--data_dir", kept, "--codec", data / "codec", "--output", tmp_path / "out", "--config", data / "s2s.yaml"]
+
+    def weights(codec: Path) -> torch.Tensor:
+        return Listening(codec).encoder.leave.weight
+
+    for steps in (3, 5):
+        before = weights(tmp_path / "out" / "codec" if steps == 5 else data / "codec")
+        run_main(train_s2s.main, *where, "--minutes", 0, "--frames", 150, "--tune_codes", "--steps", steps)
+        assert not torch.equal(weights(tmp_path / "out" / "codec"), before)
+    assert load_s2s(tmp_path / "out").config.user_levels == CODEC.semantic_levels
+    for name in ("acoustic", "decoder"):
+        made, was = (folder / f"{name}.safetensors" for folder in (tmp_path / "out" / "codec", data / "codec"))
+        assert made.read_bytes() == was.read_bytes()
 
 
 def test_training_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:

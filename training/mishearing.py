@@ -48,11 +48,12 @@ def mishear_opening(turn: EncodedTurn, unknown: list[int], rng: np.random.Genera
     """The turn with one to ``turn.loose`` first words as unknown words, their codes those of its frames in disorder."""
     count = int(rng.integers(1, turn.loose + 1))
     begin, end = int(turn.speech[0]), int(np.ceil(turn.user_words[count - 1][1]))
-    user = turn.user.copy()
+    order = np.arange(len(turn.user))
     spoken = np.arange(begin, max(int(turn.speech[1]), begin + 1))
-    user[begin:end] = turn.user[rng.choice(spoken, max(end - begin, 0))]
+    order[begin:end] = rng.choice(spoken, max(end - begin, 0))
     words = [(unknown, frame) for _, frame in turn.user_words[:count]]
-    return replace(turn, user=user, user_words=words + turn.user_words[count:])
+    heard = None if turn.heard is None else turn.heard[order]
+    return replace(turn, user=turn.user[order], heard=heard, user_words=words + turn.user_words[count:])
 
 
 def disturb(
