@@ -42,6 +42,7 @@ class StepEngine(Protocol):
     sample_rate: int
     frame_size: int
     tail_frames: int
+    in_hurry: Callable[[], bool]  # whether others wait for it
 
     def new_state(self) -> Any:
         """State of one session."""
@@ -83,8 +84,7 @@ class StepEngine(Protocol):
         """A state that remembers nothing and hears on with ``state``."""
 
 
-def _tell_nobody(kind: str, waited_s: float, took_s: float) -> None:
-    pass
+def _tell_nobody(kind: str, waited_s: float, took_s: float) -> None: ...
 
 
 class ModelConfig(BaseModel):
@@ -93,8 +93,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: int | None = Field(None, ge=1)
-    """Calls of different sessions that may run at the same time, each on one core; None: two where there are two cores
-    (more hardly pay: what is not done in onnxruntime holds Python's lock)."""
+    """Calls of different sessions at the same time, each on one core; None: two if there are two (more hardly pay)."""
 
     def count(self) -> int:
         """How many threads there are to be."""
@@ -121,6 +120,7 @@ class Worker:
         self._tell = tell
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="model")
+        engine.in_hurry = lambda: self.waiting > threads
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ window of keys and values that each step writes in place; a session remembers it
 import contextlib
 import enum
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class Engine:
     frame_size = FRAME_SIZE
     directory: Path | None = None  # of the S2S model
     most_ways = MOST_WAYS  # to hear a turn at once
+    in_hurry: Callable[[], bool] = staticmethod(lambda: False)  # then one way has to do
 
     def __init__(self, codec: dict[str, ort.InferenceSession], step: ort.InferenceSession, talker: TalkerRuntime,
                  tokenizer: Tokenizer, config: dict[str, object]) -> None:  # fmt: skip
@@ -148,7 +149,8 @@ class Engine:
         state.recent_log.clear()
         self._write_note(state)  # what is left of it: the user speaks soon after the reply, or into it
         state.begin_turn()
-        text = "".join(self._read_out(state.hear(heard, self._window)) for heard in (*state.prefix, codes))
+        most = 1 if self.in_hurry() else state.most_ways
+        text = "".join(self._read_out(state.hear(heard, self._window, most)) for heard in (*state.prefix, codes))
         state.prefix.clear()
         return StepOut(user_text=text, end_of_turn=state.end_of_turn)
 

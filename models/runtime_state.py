@@ -119,12 +119,13 @@ class State:
             inputs[f"keys_{layer}"][:, :, slot], inputs[f"values_{layer}"][:, :, slot] = keys[:, :, 0], values[:, :, 0]
         inputs["mask"][..., slot] = 0.0
 
-    def hear(self, codes: np.ndarray, window: int) -> list[int]:
+    def hear(self, codes: np.ndarray, window: int, most_ways: int) -> list[int]:
         """One frame of the user, a step in every likely way; returns the pieces that all of them have written.
 
         Args:
             codes: of the frame, int64 [groups].
             window: steps that are remembered.
+            most_ways: that are kept after it.
         """
         told: list[int] = []
         if self.ways and self.next_slot + len(self.ways) > window:
@@ -144,7 +145,7 @@ class State:
             logits.append(outputs["transcript_logits"].reshape(-1).copy())
             self.next_slot += 1
         self.position += 1
-        self.ways, agreed = branch(heard, np.stack(logits), self.most_ways)
+        self.ways, agreed = branch(heard, np.stack(logits), most_ways)
         self.end_of_turn = self.ways[0].end_of_turn
         if len(self.ways) == 1:
             self.decide()

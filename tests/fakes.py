@@ -76,6 +76,7 @@ class FakeEngine:
         silent_samples: int = 0,  # that every reply begins with
     ) -> None:
         self.silent_samples = silent_samples
+        self.in_hurry: Callable[[], bool] = lambda: False
         self.reply_frames = reply_frames
         self.words = words.split()
         self.lead_steps = lead_steps

@@ -198,3 +198,22 @@ def test_over_a_held_reply_words_are_told_at_once(engine: Engine) -> None:
         engine.step(pcm, ear, Mode.LISTEN)
         assert not ear.ways
     assert state.most_ways == engine.most_ways == MOST_WAYS
+
+
+def test_in_a_hurry_one_way_has_to_do(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait: the likeliest of the ways goes on alone, and no word is lost or told twice."""
+    state = engine.new_state()
+    frames = _frames(12)
+    for pcm in frames[:6]:
+        engine.step(pcm, state, Mode.LISTEN)
+    assert len(state.ways) > 1, "the toy model is sure of what it hears"
+    rest = engine._read_out(state.ways[0].pieces)
+    monkeypatch.setattr(engine, "in_hurry", lambda: True)
+    out = engine.step(frames[6], state, Mode.LISTEN)
+    assert out.user_text.startswith(rest)
+    assert not state.ways
+    assert len(out.user_text) - len(rest) == len(engine._read_out([state.transcript]))
+    monkeypatch.undo()
+    for pcm in frames[7:]:
+        engine.step(pcm, state, Mode.LISTEN)
+    assert state.ways
