@@ -75,7 +75,7 @@ class StepEngine(Protocol):
         """Make the note after the latest reply this text."""
 
     def expect(self, openings: Mapping[str, str | None], state: Any) -> None:
-        """If the next reply begins with the words of an opening, it goes on as that says; None: it does not begin."""
+        """If the next reply begins with the words of an opening, it goes on as that says; None: it may not."""
 
     def inject(self, tokens: Sequence[str], state: Any) -> None:
         """Make prosody tokens the next pieces of the reply."""

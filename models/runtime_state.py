@@ -163,14 +163,13 @@ class State:
         if not self.ways:
             return ()
         way, self.ways = self.ways[0], []
-        self._follow(way)
         parted, slots = self.position - len(way.slots), list(way.slots)
-        if slots != list(range(parted, self.position)):
+        places = list(range(parted, self.position))
+        if slots != places:
             for name, window in self.step.inputs.items():
                 if name.startswith(("keys_", "values_")):
-                    window[:, :, parted : self.position] = window[:, :, slots]
-            self.step.inputs["mask"][..., parted : self.position] = 0.0
-            self.step.inputs["mask"][..., self.position : self.next_slot] = BLOCKED
+                    window[:, :, places] = window[:, :, slots]
+        self._follow(replace(way, slots=tuple(places)))
         return way.pieces
 
     def make_room(self, window: int) -> None:

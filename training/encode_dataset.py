@@ -183,6 +183,7 @@ def save_codes(path: Path, conversations: Sequence[dict[str, Any]]) -> None:
             agent=np.concatenate([turn.agent for turn in turns]),
             meta=np.array(json.dumps(meta)),
         )
+    heard_file(path).unlink(missing_ok=True)  # of other codes
     if any(turn.heard is not None for turn in turns):
         with path.with_suffix(".part_heard").open("wb") as file:
             np.save(file, np.concatenate([turn.heard for turn in turns if turn.heard is not None]))
@@ -199,9 +200,9 @@ def load_codes(path: Path) -> dict[str, list[list[EncodedTurn]]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             user, agent, meta = data["user"], data["agent"], json.loads(str(data["meta"]))
+        heard = np.load(heard_file(path), mmap_mode="r", allow_pickle=False) if heard_file(path).exists() else None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
         raise ValueError(f"{path}: not a file of training.encode_dataset ({exc})") from exc
-    heard = np.load(heard_file(path), mmap_mode="r", allow_pickle=False) if heard_file(path).exists() else None
     if heard is not None and len(heard) != len(user):
         raise ValueError(f"{heard_file(path)}: {len(heard)} frames, the codes beside it have {len(user)}")
     splits: dict[str, list[list[EncodedTurn]]] = {"train": [], "valid": []}

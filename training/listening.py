@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_weights, save_model
 from models.codec import CodecConfig, SemanticEncoder
+from models.tokenizer import Tokenizer
 from training.encoders import load_codec_config
 from training.s2s_data import Heard
 
@@ -69,7 +70,8 @@ class Listening(nn.Module):
     def save(self, directory: Path, provenance: dict[str, Any]) -> None:
         """Write the codec with this encoder; all else of it is copied."""
         directory.mkdir(parents=True, exist_ok=True)
-        for path in self._codec.iterdir():
-            if path.is_file() and path.stem != "semantic" and path.suffix in (".json", ".safetensors", ".gz"):
-                shutil.copy(path, directory / path.name)
+        for part in ("acoustic", "decoder"):
+            for suffix in (".safetensors", ".json"):
+                shutil.copy(self._codec / f"{part}{suffix}", directory)
+        Tokenizer.load(self._codec / "tokenizer.json").save(directory / "tokenizer.json")
         save_model(directory, "repartee-codec", self.encoder, self.config, provenance, "semantic")
