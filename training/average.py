@@ -3,51 +3,78 @@
 ``python -m training.average --s2s BEFORE AFTER --output runs/between``
 
 The weights lie ``--share`` of the way from the first to the second ("Robust fine-tuning of zero-shot models",
-Wortsman et al., arXiv 2109.01903). Both have to have the same sizes: where the second is deeper, :mod:`training.deepen`
-the first.
+Wortsman et al., arXiv 2109.01903). Both have to have the same sizes: where the second is deeper or its codec has more
+codes, :mod:`training.deepen` or :mod:`training.widen` the first. With ``--codec`` the semantic encoders of two codecs
+are averaged, too; that is written to OUTPUT/codec.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
-from models.checkpoint import read_header, save_model
+from models.checkpoint import load_weights, read_header, save_model
+from models.codec import SemanticEncoder
 from models.errors import ModelError
-from models.s2s import S2S
+from training.encoders import load_codec_config, save_codec
 from training.train_s2s import load_s2s
 
+M = TypeVar("M", bound=nn.Module)
 
-def between(first: S2S, second: S2S, share: float) -> S2S:
+
+def between(first: M, second: M, share: float) -> M:
     """The second model with weights so far on the way to it.
 
     Raises:
         ValueError: the two have other sizes, or ``share`` is not from 0 to 1.
     """
-    if first.config != second.config:
+    start, end = first.state_dict(), second.state_dict()
+    if {name: value.shape for name, value in start.items()} != {name: value.shape for name, value in end.items()}:
         raise ValueError("the two models have other sizes")
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"share {share:g} is not from 0 to 1")
-    start = first.state_dict()
-    second.load_state_dict({name: start[name].lerp(value, share) for name, value in second.state_dict().items()})
+    second.load_state_dict({name: start[name].lerp(value, share) for name, value in end.items()})
     return second
+
+
+def load_encoder(codec: Path) -> SemanticEncoder:
+    """A codec's semantic encoder.
+
+    Raises:
+        ArtefactError: it is missing or damaged.
+    """
+    encoder = SemanticEncoder(load_codec_config(codec))
+    load_weights(encoder, codec, "semantic")
+    return encoder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--s2s", type=Path, nargs=2, required=True, metavar="DIR", help="checkpoint directories")
+    parser.add_argument("--codec", type=Path, nargs=2, metavar="DIR", help="their codecs, where these differ")
     parser.add_argument("--share", type=float, default=0.5, help="of the second (default: 0.5)")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
+    averaged = f"{args.share:g} of the way from"
     try:
         first, second = map(load_s2s, args.s2s)
         provenance = read_header(args.s2s[1], "repartee-s2s")["provenance"]
+        if first.config != second.config:
+            raise ValueError("the two models have other sizes")
         with torch.no_grad():
             model = between(first, second, args.share)
-        told = {**provenance, "averaged": f"{args.share:g} of the way from {args.s2s[0]}"}
+            if args.codec:
+                before, after = args.codec
+                encoder = between(load_encoder(before), load_encoder(after), args.share)
+                told = read_header(after, "repartee-codec", "semantic")["provenance"]
+                told = {**told, "averaged": f"{averaged} {before}"}
+                save_codec(args.output / "codec", after, encoder, load_codec_config(after), told)
+        told = {**provenance, "averaged": f"{averaged} {args.s2s[0]}"}
         save_model(args.output, "repartee-s2s", model, model.config, told)
     except (ModelError, ValueError) as exc:
         sys.exit(f"training.average: {exc}")

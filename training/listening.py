@@ -3,7 +3,6 @@
 What was heard passes the encoder and its quantiser with a straight-through gradient; speech_embedding stays as it is.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import load_weights, save_model
+from models.checkpoint import load_weights
 from models.codec import CodecConfig, SemanticEncoder
-from models.tokenizer import Tokenizer
-from training.encoders import load_codec_config
+from training.encoders import load_codec_config, save_codec
 from training.s2s_data import Heard
 
 NOISE = 0.15  # added in training, of each number's deviation
@@ -69,9 +67,4 @@ class Listening(nn.Module):
 
     def save(self, directory: Path, provenance: dict[str, Any]) -> None:
         """Write the codec with this encoder; all else of it is copied."""
-        directory.mkdir(parents=True, exist_ok=True)
-        for part in ("acoustic", "decoder"):
-            for suffix in (".safetensors", ".json"):
-                shutil.copy(self._codec / f"{part}{suffix}", directory)
-        Tokenizer.load(self._codec / "tokenizer.json").save(directory / "tokenizer.json")
-        save_model(directory, "repartee-codec", self.encoder, self.config, provenance, "semantic")
+        save_codec(directory, self._codec, self.encoder, self.config, provenance)
