@@ -39,7 +39,7 @@ def widen(codec: Path, model: S2S, codes: int) -> tuple[SemanticEncoder, S2S]:
     load_overlap(encoder, codec, "semantic")
     wide = S2S(replace(model.config, user_levels=levels))
     weights = model.state_dict()
-    heard = wide.user_embed[0].weight
+    heard = wide.get_parameter("user_embed.0.weight")
     heard.zero_()
     heard[:, : weights["user_embed.0.weight"].shape[1]] = weights["user_embed.0.weight"]
     wide.load_state_dict({**weights, "user_embed.0.weight": heard})
