@@ -1,6 +1,7 @@
 """The neural codec: 24 kHz audio to 12.5 Hz grouped-FSQ codes and back, causal and streaming on both sides.
 
-* Semantic codes carry words and phones: Google's speech_embedding (it has heard people), two GRU layers, FSQ.
+* Semantic codes carry words and phones: Google's speech_embedding (it has heard people), a branch of convolutions over
+  the mel itself, two GRU layers, FSQ.
 * One prosody code carries F0, voicing and energy; the acoustic codes carry the spectral envelope.
 * The decoder predicts F0, voicing and two spectral responses a hop from prosody and acoustic codes; the waveform is
   made by the source-filter synthesis outside the network.
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.conv import CausalConv1d, CausalGRU, Chain, ConvNeXtBlock, State
-from models.features import HOPS_PER_FRAME, N_MEL
+from models.features import HOPS_PER_FRAME, N_MEL, N_MEL_LOW
 from models.quantize import GroupedFSQ
-from models.speech_embedding import EMBEDDING_DIM, SpeechEmbedding
+from models.speech_embedding import EMBEDDING_DIM, HEARD_DIM, WINDOW_DIM, SpeechEmbedding
 from models.synthesis import N_BINS
 
 SUB_FRAMES = 4  # 20 ms units inside a frame
@@ -33,8 +34,10 @@ class CodecConfig:
     encoder_dim: int = 128
     decoder_dim: int = 192
     context_dim: int = 256
+    mel_dim: int = 128
     heard_dim: int = 96
-    """Of speech_embedding's numbers a frame: the first 96, its embedding, or all 480, with what it was pooled from."""
+    """Of speech_embedding's numbers a frame: the first 96, its embedding; 480, with what it was pooled from; or all
+    736, with the mel that it heard, for which there is a :class:`MelBranch`."""
 
     @property
     def agent_levels(self) -> tuple[tuple[int, ...], ...]:
@@ -62,6 +65,29 @@ class DecoderOutput:
         return torch.polar(torch.exp(self.log_harmonic), self.angle), torch.exp(self.log_noise)
 
 
+class MelBranch(nn.Module):
+    """A frame's mel [B, T, 256] -> [B, T, semantic_dim] in steps of 20 ms; adds nothing before it is trained."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        dim = config.mel_dim
+        self.stem = CausalConv1d(N_MEL_LOW, dim, 4, stride=2)
+        self.body = Chain([ConvNeXtBlock(dim, 3 * dim) for _ in range(3)])
+        self.fold = nn.Linear(SUB_FRAMES * dim, config.semantic_dim)
+        nn.init.zeros_(self.fold.weight)
+        nn.init.zeros_(self.fold.bias)
+
+    def init_state(self, batch: int) -> State:
+        """Silence before the first frame."""
+        return self.stem.init_state(batch) + self.body.init_state(batch)
+
+    def forward(self, mel: Tensor, state: State) -> tuple[Tensor, State]:
+        """See the class."""
+        x, stem = self.stem(mel.reshape(mel.shape[0], -1, N_MEL_LOW), state[:1])
+        x, body = self.body(x, state[1:])
+        return self.fold(F.gelu(x.reshape(x.shape[0], -1, SUB_FRAMES * x.shape[2]))), stem + body
+
+
 class SemanticEncoder(nn.Module):
     """mel32 [B, 8 T, 32] -> semantic codes [B, T, n]."""
 
@@ -71,24 +97,34 @@ class SemanticEncoder(nn.Module):
     def __init__(self, config: CodecConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.front = SpeechEmbedding()
-        assert config.heard_dim <= EMBEDDING_DIM, f"heard_dim must be at most {EMBEDDING_DIM}, got {config.heard_dim}"
+        assert config.heard_dim in (WINDOW_DIM, EMBEDDING_DIM, HEARD_DIM), f"heard_dim {config.heard_dim}"
         self.register_buffer("mean", torch.zeros(config.heard_dim))
         self.register_buffer("std", torch.ones(config.heard_dim))
-        self.enter = nn.Linear(config.heard_dim, config.semantic_dim)
+        self.enter = nn.Linear(min(config.heard_dim, EMBEDDING_DIM), config.semantic_dim)
+        self.mel: MelBranch | None = MelBranch(config) if config.heard_dim > EMBEDDING_DIM else None
         self.context = CausalGRU(config.semantic_dim, 2, dropout)
         self.fsq = GroupedFSQ(config.semantic_levels)
         self.leave = nn.Linear(config.semantic_dim, self.fsq.dims)
         self.front_states = len(self.front.state_shapes)
 
+    def context_state(self, batch: int) -> State:
+        """Silence before the first frame, of all but the front end."""
+        return (self.mel.init_state(batch) if self.mel else []) + self.context.init_state(batch)
+
     def init_state(self, batch: int) -> State:
         """Silence before the first frame."""
-        return self.front.init_state(batch) + self.context.init_state(batch)
+        return self.front.init_state(batch) + self.context_state(batch)
 
     def latents(self, embedding: Tensor, state: State) -> tuple[Tensor, State]:
         """Embeddings [B, T, D] -> pre-quantiser latents [B, T, dims]; ``state`` is the context part only."""
-        heard = embedding[..., : self.enter.in_features]
-        x, state = self.context(self.enter((heard - self.mean) / self.std), state)
-        return self.leave(x), state
+        heard = (embedding[..., : len(self.mean)] - self.mean) / self.std
+        x = self.enter(heard[..., :EMBEDDING_DIM])
+        kept: State = []
+        if self.mel:
+            more, kept = self.mel(heard[..., EMBEDDING_DIM:], state[:-1])
+            x = x + more
+        x, last = self.context(x, state[-1:])
+        return self.leave(x), kept + last
 
     def forward(self, mel: Tensor, state: State) -> tuple[Tensor, State]:
         """mel32 [B, 8 T, 32] -> codes int64 [B, T, n] and the new state."""

@@ -20,6 +20,7 @@ from torch import nn
 from models.checkpoint import load_weights, read_header, save_model
 from models.codec import SemanticEncoder
 from models.errors import ModelError
+from models.s2s import S2S
 from training.encoders import load_codec_config, save_codec
 from training.train_s2s import load_s2s
 
@@ -52,6 +53,18 @@ def load_encoder(codec: Path) -> SemanticEncoder:
     return encoder
 
 
+def share_what_is_new(model: S2S, first: SemanticEncoder, second: SemanticEncoder) -> None:
+    """Of what :mod:`training.widen` gave ``first``, take ``second``'s: it changes nothing where nobody listens to it.
+
+    That is codes to which ``model``, which goes with ``first``, does not listen, and a mel branch that adds nothing.
+    """
+    unheard = ~model.get_parameter("user_embed.0.weight").any(0)
+    first.leave.weight[unheard], first.leave.bias[unheard] = second.leave.weight[unheard], second.leave.bias[unheard]
+    if first.mel and second.mel and not first.mel.fold.weight.any():
+        for name in ("stem", "body"):
+            getattr(first.mel, name).load_state_dict(getattr(second.mel, name).state_dict())
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,13 +80,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if first.config != second.config:
             raise ValueError("the two models have other sizes")
         with torch.no_grad():
-            model = between(first, second, args.share)
             if args.codec:
                 before, after = args.codec
-                encoder = between(load_encoder(before), load_encoder(after), args.share)
+                start, end = load_encoder(before), load_encoder(after)
+                if load_codec_config(before) == load_codec_config(after):
+                    share_what_is_new(first, start, end)
+                encoder = between(start, end, args.share)
                 told = read_header(after, "repartee-codec", "semantic")["provenance"]
                 told = {**told, "averaged": f"{averaged} {before}"}
                 save_codec(args.output / "codec", after, encoder, load_codec_config(after), told)
+            model = between(first, second, args.share)
         told = {**provenance, "averaged": f"{averaged} {args.s2s[0]}"}
         save_model(args.output, "repartee-s2s", model, model.config, told)
     except (ModelError, ValueError) as exc:

@@ -320,7 +320,7 @@ def main() -> None:
         action="store_true",
         help="speak the replies of conversations anew as their prosody tokens say, and put those into the text stream",
     )
-    parser.add_argument("--keep_heard", action="store_true", help="for training.train_s2s --tune_codes; 1 kB a frame")
+    parser.add_argument("--keep_heard", action="store_true", help="for training.train_s2s --tune_codes; 1.5 kB a frame")
     parser.add_argument("--tts", default="hibari:heart", help="voice of --open_text and --prosody")
     parser.add_argument("--cache_dir", type=Path, help="where their utterances are kept between runs")
     parser.add_argument("--name", default="", help="output files are codes_NAME0.npz, codes_NAME1.npz, ...")

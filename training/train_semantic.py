@@ -64,7 +64,7 @@ class SemanticTrainee(nn.Module):
 
     def forward(self, embedding: Tensor, hard: Tensor | bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Embeddings [B, T, D] -> logits of :class:`SemanticHeads`; ``hard`` rows pass the quantiser."""
-        latents, _ = self.encoder.latents(embedding, self.encoder.context.init_state(embedding.shape[0]))
+        latents, _ = self.encoder.latents(embedding, self.encoder.context_state(embedding.shape[0]))
         return self.heads(self.encoder.fsq(latents.float(), hard))
 
 
