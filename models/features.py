@@ -109,6 +109,11 @@ def _mel32(power: np.ndarray) -> np.ndarray:
     return (np.log10(np.maximum(power @ _BANK32 * np.float32(32768.0**2), 1.0)) + 2.0).astype(np.float32)
 
 
+def mel32_filters() -> tuple[np.ndarray, np.ndarray]:
+    """Window [FFT_SIZE] and weights of the power spectrum [N_BINS, 32] that ``mel32`` is the logarithm of, plus two."""
+    return _HANN, (_BANK32 * np.float32(_POWER_SCALE * 32768.0**2)).astype(np.float32)
+
+
 def _pitch(spans: np.ndarray) -> np.ndarray:
     """Log-F0, voicing and energy of [T, 1024] spans -> float32 [T, 3]."""
     rate = SAMPLE_RATE / 2

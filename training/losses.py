@@ -1,12 +1,16 @@
-"""Metric losses of the codec: multi-resolution spectra, mel, pitch."""
+"""Metric losses of the codec: multi-resolution spectra, mel, what speech_embedding hears, pitch."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.features import mel_bank
+from models.checkpoint import load_weights
+from models.features import FFT_SIZE, HOP, HOPS_PER_FRAME, N_BINS, mel32_filters, mel_bank
+from models.speech_embedding import EMBEDDING_DIM, SpeechEmbedding
+from training.user_features import FRONT_END
 
 RESOLUTIONS = (256, 512, 1024, 2048)
+LEAST_DEVIATION = 0.1
 
 
 class SpectralLoss(torch.nn.Module):
@@ -37,6 +41,36 @@ class SpectralLoss(torch.nn.Module):
                 made_mel, true_mel = torch.log(power.transpose(1, 2) @ self.bank + 1e-9).chunk(2)
                 mel = 0.5 * F.l1_loss(made_mel, true_mel)
         return {"stft": total / len(RESOLUTIONS), "mel": mel}
+
+
+class HearingLoss(torch.nn.Module):
+    """How differently Google's speech_embedding hears two sounds: what tells words apart weighs most in it.
+
+    (Losses in the features of a trained network: Johnson et al., arXiv 1603.08155; for speech, Germain et al.,
+    arXiv 1806.10522.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SpeechEmbedding().requires_grad_(False).eval()
+        load_weights(self.net, FRONT_END)
+        window, filters = mel32_filters()
+        self.register_buffer("window", torch.from_numpy(window), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+
+    def mel(self, audio: Tensor) -> Tensor:
+        """Waveforms [B, N] -> mel32 [B, T, 32] as :func:`models.features.analyse_mel32` has it, without a past."""
+        spectra = torch.stft(audio, FFT_SIZE, HOP, window=self.window, center=False, return_complex=True)[:, :N_BINS]
+        power = (spectra.real.square() + spectra.imag.square()).transpose(1, 2)
+        return torch.log10((power @ self.filters).clamp_min(1.0)) + 2.0
+
+    def forward(self, made: Tensor, true: Tensor) -> Tensor:
+        """Waveforms [B, N] of at least a frame -> the mean difference, in deviations of what is heard in ``true``."""
+        mel = self.mel(torch.cat([made, true]))
+        mel = mel[:, : mel.shape[1] // HOPS_PER_FRAME * HOPS_PER_FRAME]
+        heard, _ = self.net(mel, [part.to(mel.device) for part in self.net.init_state(len(mel))])
+        ours, theirs = heard[..., :EMBEDDING_DIM].chunk(2)
+        return ((ours - theirs).abs().mean((0, 1)) / theirs.std((0, 1)).clamp_min(LEAST_DEVIATION)).mean()
 
 
 def pitch_loss(octave: Tensor, voicing_logit: Tensor, pitch: Tensor) -> dict[str, Tensor]:

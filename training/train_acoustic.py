@@ -25,7 +25,7 @@ from models.source_filter import synthesise
 from training import tts
 from training.audio_data import Clip, crop, load_clips, make_clip
 from training.held_out import training_files
-from training.losses import SpectralLoss, pitch_loss
+from training.losses import HearingLoss, SpectralLoss, pitch_loss
 from training.run import Budget, Run, cosine, read_section, seed_everything
 
 MEL_WEIGHT, F0_WEIGHT, VOICING_WEIGHT = 2.0, 6.0, 0.5
@@ -149,7 +149,7 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
     first = run.resume(half, optimizer)
     sources = sources or [parse_source(text, args.max_seconds, args.seed, args.tts) for text in args.audio]
     rng = np.random.default_rng(args.seed + first)
-    spectral = SpectralLoss()
+    spectral, hearing = SpectralLoss(), HearingLoss() if args.hearing else None
     step = first - 1  # a finished run is continued with no steps
     for step in run.steps(first):
         progress = run.budget.progress(step)
@@ -164,6 +164,9 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
         loss = (
             losses["stft"] + MEL_WEIGHT * losses["mel"] + F0_WEIGHT * losses["f0"] + VOICING_WEIGHT * losses["voicing"]
         )
+        if hearing:
+            losses["heard"] = hearing(audio[:, edge + HOP :], pcm[:, edge:-HOP])
+            loss = loss + args.hearing * losses["heard"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(half.parameters(), 10.0)
@@ -195,6 +198,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="codec directory; a run in it is continued")
     parser.add_argument("--init", type=Path, help="codec directory to start from; sizes may differ")
     parser.add_argument("--decoder_only", action="store_true", help="keep encoder and codes as they are")
+    parser.add_argument("--hearing", type=float, default=1.0, help="weight of what speech_embedding hears differently")
     parser.add_argument("--max_seconds", type=float, default=3600.0, help="audio held in memory, per source")
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--frames", type=int, default=20, help="crop length in 80 ms frames")
