@@ -17,9 +17,10 @@ from training import train_s2s
 from training.domain import OrderState, load_domain
 from training.encode_dataset import EncodedTurn, save_codes
 from training.encoders import CodecEncoders
-from training.listening import Listening, hide_bands
+from training.listening import Listening, SpokenPhones, hide_bands, labels
+from training.mishearing import mishear_opening
 from training.s2s_batches import Batcher
-from training.s2s_data import IGNORE
+from training.s2s_data import IGNORE, Heard
 from training.together import new_optimizer
 from training.train_s2s import load_s2s, objectives, token_loss, validate
 from training.warm_start import start_from
@@ -113,12 +114,39 @@ def test_codes_are_made_anew_from_what_was_heard(data: Path) -> None:
     turns = [_heard(turn, 3, data / "codec") for turn in _dialogue(3)]
     model, listening = new_s2s(128).eval(), Listening(data / "codec").eval()
     batch = Batcher([turns, turns], model.config, 400, 0.0, 0).next()
-    made = listening(torch.zeros_like(batch.frame.user), batch.heard)
+    made, _ = listening(torch.zeros_like(batch.frame.user), batch.heard)
     listened = batch.frame.mode == LISTEN
     torch.testing.assert_close(made[listened], model.user_fsq.dequantize(batch.frame.user)[listened])
     plain, _ = objectives(model, batch)
     anew, _ = objectives(model, batch, listening)
+    assert anew.pop("spoken") > 0.0
     torch.testing.assert_close(anew, plain)
+
+
+def test_codes_have_to_tell_the_phones() -> None:
+    """Of all that the dictionary knows; a reader that has learnt them has less to lose; padding does not count."""
+    torch.manual_seed(1)
+    known = Heard(0, 0, np.zeros((12, 96), np.float16), "a large latte")
+    strange, noise = replace(known, text="a large zzyzx"), replace(known, text="")
+    assert labels("a large latte") and not labels("a large zzyzx")
+    reader, values = SpokenPhones(8), torch.randn(3, 15, 8)
+    loss = reader(values, [known, strange, noise])
+    torch.testing.assert_close(loss, reader(values[:1], [known]))
+    torch.testing.assert_close(loss, reader(values[:1, :12], [known]))
+    assert reader(values[1:], [strange, noise]).item() == 0.0
+    optimizer = torch.optim.Adam(reader.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        reader(values[:1], [known]).backward()
+        optimizer.step()
+    assert reader(values[:1], [known]).item() < 0.3 * loss.item()
+
+
+def test_of_a_misheard_turn_nobody_knows_the_phones(data: Path) -> None:
+    """Its frames are in disorder."""
+    turn = replace(_heard(_dialogue(0)[0], 0, data / "codec"), loose=1)
+    misheard = mishear_opening(turn, [5], np.random.default_rng(0))
+    assert turn.user_text and not misheard.user_text
 
 
 def test_bands_are_hidden_from_the_mel_alone() -> None:

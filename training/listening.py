@@ -1,9 +1,12 @@
 """The codec's semantic encoder, trained along with the S2S model: its codes become what that model hears best.
 
 What was heard passes the encoder and its quantiser with a straight-through gradient; speech_embedding stays as it is.
+The codes still have to tell the phones of what was said (CTC, where the dictionary has its words): people say much
+that the S2S model knows as the unknown word alone, and learn nothing from it otherwise.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,15 @@ from models.codec import CodecConfig, SemanticEncoder
 from models.features import HOPS_PER_FRAME, N_MEL_LOW
 from models.speech_embedding import EMBEDDING_DIM
 from training.encoders import load_codec_config, save_codec
+from training.lexicon import phones_of
+from training.phones import PHONES
 from training.s2s_data import Heard
+from training.train_semantic import BLANK_PHONE, ctc
+from training.user_features import SUB_FRAMES
 
 NOISE = 0.15  # added in training, of each number's deviation
 DROPOUT = 0.1
+HIDDEN = 256
 MOST_HIDDEN, HIDDEN_BANDS = 2, 6  # spans of mel bands in a turn, and bands in each
 
 
@@ -37,6 +45,30 @@ def hide_bands(heard: Tensor, mean: Tensor) -> Tensor:
     return torch.where(whole[:, None].to(heard.device), mean, heard)
 
 
+@cache
+def labels(text: str) -> tuple[int, ...]:
+    """Phones of a text as indices into PHONES; none where a word is not in the dictionary."""
+    return tuple(PHONES.index(phone) for phone in phones_of(text) or ())
+
+
+class SpokenPhones(nn.Module):
+    """Reads phones from the values of codes, SUB_FRAMES in a frame; for training alone.
+
+    Args:
+        dims: of the quantiser.
+    """
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.read = nn.Sequential(nn.Linear(dims, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, SUB_FRAMES * len(PHONES)))
+
+    def forward(self, values: Tensor, pieces: Sequence[Heard]) -> Tensor:
+        """CTC loss a phone of the pieces' values [N, T, dims], padded; pieces whose phones are unknown are left out."""
+        logits = self.read(values).reshape(len(values), -1, len(PHONES))
+        lengths = torch.tensor([SUB_FRAMES * len(piece.embedding) for piece in pieces])
+        return ctc(logits, [labels(piece.text) for piece in pieces], lengths, BLANK_PHONE)
+
+
 class Listening(nn.Module):
     """A semantic encoder in training.
 
@@ -53,10 +85,11 @@ class Listening(nn.Module):
         self.encoder = SemanticEncoder(self.config, DROPOUT)
         load_weights(self.encoder, codec, "semantic")
         self.encoder.front.requires_grad_(False)
+        self.phones = SpokenPhones(self.encoder.fsq.dims)
         self._codec = codec
 
-    def forward(self, codes: Tensor, heard: Sequence[tuple[int, Heard]]) -> Tensor:
-        """Values of the user's codes, [B, T, dims].
+    def forward(self, codes: Tensor, heard: Sequence[tuple[int, Heard]]) -> tuple[Tensor, Tensor]:
+        """Values of the user's codes, [B, T, dims], and the loss of their phones.
 
         Args:
             codes: int64 [B, T, groups], for steps of which nothing is kept.
@@ -65,7 +98,7 @@ class Listening(nn.Module):
         encoder = self.encoder
         values = encoder.fsq.dequantize(codes)
         if not heard:
-            return values
+            return values, values.sum() * 0.0
         longest = max(len(piece.embedding) for _, piece in heard)
         rows = torch.zeros(len(heard), longest, heard[0][1].embedding.shape[1])
         for index, (_, piece) in enumerate(heard):
@@ -83,7 +116,7 @@ class Listening(nn.Module):
             for frame in range(piece.first, len(piece.embedding))
         ]
         at = torch.tensor(where, device=values.device).unbind(1)
-        return values.index_put(at[:2], made[at[2:]])
+        return values.index_put(at[:2], made[at[2:]]), self.phones(made, [piece for _, piece in heard])
 
     def save(self, directory: Path, provenance: dict[str, Any]) -> None:
         """Write the codec with this encoder; all else of it is copied."""

@@ -53,7 +53,8 @@ def mishear_opening(turn: EncodedTurn, unknown: list[int], rng: np.random.Genera
     order[begin:end] = rng.choice(spoken, max(end - begin, 0))
     words = [(unknown, frame) for _, frame in turn.user_words[:count]]
     heard = None if turn.heard is None else turn.heard[order]
-    return replace(turn, user=turn.user[order], heard=heard, user_words=words + turn.user_words[count:])
+    words += turn.user_words[count:]
+    return replace(turn, user=turn.user[order], heard=heard, user_words=words, user_text="")
 
 
 def disturb(

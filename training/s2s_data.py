@@ -34,11 +34,13 @@ class Heard:
 
     at: the step that hears frame ``first`` of it, and so on.
     embedding: float16 [frames, D], from the turn's beginning to the last frame that a step hears.
+    text: what is said in it, empty where nobody knows.
     """
 
     at: int
     first: int
     embedding: np.ndarray
+    text: str = ""
 
 
 @dataclass(slots=True)
@@ -166,7 +168,7 @@ def _spoken_steps(
         kept += [] if embedding is None else [Heard(at, 0, embedding)]
         at += len(sound)
     if turn.heard is not None and frames is not None:
-        kept.append(Heard(at, int(frames[0]), turn.heard[: frames[-1] + 1]))
+        kept.append(Heard(at, int(frames[0]), turn.heard[: frames[-1] + 1], turn.user_text))
     return heard, kept
 
 

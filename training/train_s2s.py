@@ -41,7 +41,7 @@ from training.written import has_marks, written_dialogues
 HEARD_PAD_WEIGHT = 0.3  # a heard word is written as soon as it is likely
 RECENT_DIM = 128
 WRITTEN_CHECKS, WRITTEN_SEED = 200, 7
-WEIGHTS = {"text": 3.0, "transcript": 1.5, "turn": 0.4}
+WEIGHTS = {"text": 3.0, "transcript": 1.5, "turn": 0.4, "spoken": 0.5}
 
 
 def load_s2s(directory: Path) -> S2S:
@@ -78,14 +78,16 @@ def turn_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
 def objectives(
     model: S2S, batch: Batch, listening: Listening | None = None
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The three losses of a batch, and accuracies on non-PAD targets; ``listening`` makes the codes anew.
+    """The losses of a batch, and accuracies on non-PAD targets; ``listening`` makes the codes anew.
 
     The text's PAD counts in full, since when to write nothing is learnt like any word: who weighs it less speaks too
     fast.
     """
     frame = batch.frame
+    told: dict[str, Tensor] = {}
     if listening is not None:
-        frame = replace(frame, values=listening(frame.user, batch.heard))
+        values, told["spoken"] = listening(frame.user, batch.heard)
+        frame = replace(frame, values=values)
     hidden = model.hidden(frame, batch.padding)
     text, text_right = token_loss(model.text_head, hidden, batch.text)
     transcript, transcript_right = token_loss(model.transcript_head, hidden, batch.transcript, HEARD_PAD_WEIGHT)
@@ -93,6 +95,7 @@ def objectives(
         "text": text,
         "transcript": transcript,
         "turn": turn_loss(model, hidden, batch.turn),
+        **told,
     }
     return losses, {"text_acc": text_right, "transcript_acc": transcript_right}
 
