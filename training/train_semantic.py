@@ -113,7 +113,7 @@ def ctc(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor, blank:
     if not rows:
         return logits.sum() * 0.0
     sizes = torch.tensor([len(labels[row]) for row in rows])
-    flat = torch.tensor([token for row in rows for token in labels[row]])
+    flat = torch.tensor([token for row in rows for token in labels[row]], device=logits.device)
     log_probs = logits[rows].float().log_softmax(-1).transpose(0, 1)
     loss = F.ctc_loss(log_probs, flat, lengths[rows], sizes, blank=blank, reduction="sum", zero_infinity=True)
     return loss / len(flat)
