@@ -50,6 +50,9 @@ class HearingLoss(torch.nn.Module):
     arXiv 1806.10522.)
     """
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.net = SpeechEmbedding().requires_grad_(False).eval()
