@@ -28,7 +28,7 @@ from training.held_out import training_files
 from training.losses import HearingLoss, SpectralLoss, pitch_loss
 from training.run import Budget, Run, cosine, read_section, seed_everything
 
-MEL_WEIGHT, F0_WEIGHT, VOICING_WEIGHT = 2.0, 6.0, 0.5
+WEIGHTS = {"stft": 1.0, "mel": 2.0, "f0": 6.0, "voicing": 0.5}
 EDGE_FRAMES = 2  # the first frames of a crop start from a cold state: heard by the network, not by the loss
 
 
@@ -150,6 +150,7 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
     sources = sources or [parse_source(text, args.max_seconds, args.seed, args.tts) for text in args.audio]
     rng = np.random.default_rng(args.seed + first)
     spectral, hearing = SpectralLoss(), HearingLoss() if args.hearing else None
+    weights = WEIGHTS | {"heard": args.hearing}
     step = first - 1  # a finished run is continued with no steps
     for step in run.steps(first):
         progress = run.budget.progress(step)
@@ -160,13 +161,9 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
         hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
         audio, losses = half(mel, pitch, held, hard)
         edge = EDGE_FRAMES * FRAME_SIZE
-        losses |= spectral(audio[:, edge + HOP :], pcm[:, edge:-HOP])
-        loss = (
-            losses["stft"] + MEL_WEIGHT * losses["mel"] + F0_WEIGHT * losses["f0"] + VOICING_WEIGHT * losses["voicing"]
-        )
-        if hearing:
-            losses["heard"] = hearing(audio[:, edge + HOP :], pcm[:, edge:-HOP])
-            loss = loss + args.hearing * losses["heard"]
+        made, true = audio[:, edge + HOP :], pcm[:, edge:-HOP]
+        losses |= spectral(made, true) | ({"heard": hearing(made, true)} if hearing else {})
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(half.parameters(), 10.0)
