@@ -1,7 +1,7 @@
 """The neural codec: 24 kHz audio to 12.5 Hz grouped-FSQ codes and back, causal and streaming on both sides.
 
-* Semantic codes carry words and phones: Google's speech_embedding (it has heard people), a branch of convolutions over
-  the mel itself, two GRU layers, FSQ.
+* Semantic codes carry words and phones: Google's speech_embedding (it has heard people), two GRU layers, FSQ; where
+  ``heard_dim`` asks for it, convolutions over the mel itself beside the first.
 * One prosody code carries F0, voicing and energy; the acoustic codes carry the spectral envelope.
 * The decoder predicts F0, voicing and two spectral responses a hop from prosody and acoustic codes; the waveform is
   made by the source-filter synthesis outside the network.
@@ -65,27 +65,38 @@ class DecoderOutput:
         return torch.polar(torch.exp(self.log_harmonic), self.angle), torch.exp(self.log_noise)
 
 
-class MelBranch(nn.Module):
-    """A frame's mel [B, T, 256] -> [B, T, semantic_dim] in steps of 20 ms; adds nothing before it is trained."""
+class MelTrunk(nn.Module):
+    """What both encoders do with mel: convolutions in steps of 20 ms, and a layer that folds those of a frame."""
 
-    def __init__(self, config: CodecConfig) -> None:
+    def __init__(self, bands: int, dim: int, outputs: int) -> None:
         super().__init__()
-        dim = config.mel_dim
-        self.stem = CausalConv1d(N_MEL_LOW, dim, 4, stride=2)
+        self.stem = CausalConv1d(bands, dim, 4, stride=2)
         self.body = Chain([ConvNeXtBlock(dim, 3 * dim) for _ in range(3)])
-        self.fold = nn.Linear(SUB_FRAMES * dim, config.semantic_dim)
-        nn.init.zeros_(self.fold.weight)
-        nn.init.zeros_(self.fold.bias)
+        self.fold = nn.Linear(SUB_FRAMES * dim, outputs)
 
     def init_state(self, batch: int) -> State:
         """Silence before the first frame."""
         return self.stem.init_state(batch) + self.body.init_state(batch)
 
+    def steps(self, mel: Tensor, state: State) -> tuple[Tensor, State]:
+        """Mel [B, 8 T, bands] -> what ``fold`` takes, [B, T, SUB_FRAMES * dim], and the new state."""
+        x, stem = self.stem(mel, state[:1])  # [B, 4 T, D]
+        x, body = self.body(x, state[1:])
+        return x.reshape(x.shape[0], -1, SUB_FRAMES * x.shape[2]), stem + body
+
+
+class MelBranch(MelTrunk):
+    """A frame's mel [B, T, 256] -> [B, T, semantic_dim]; adds nothing before it is trained."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__(N_MEL_LOW, config.mel_dim, config.semantic_dim)
+        nn.init.zeros_(self.fold.weight)
+        nn.init.zeros_(self.fold.bias)
+
     def forward(self, mel: Tensor, state: State) -> tuple[Tensor, State]:
         """See the class."""
-        x, stem = self.stem(mel.reshape(mel.shape[0], -1, N_MEL_LOW), state[:1])
-        x, body = self.body(x, state[1:])
-        return self.fold(F.gelu(x.reshape(x.shape[0], -1, SUB_FRAMES * x.shape[2]))), stem + body
+        x, state = self.steps(mel.reshape(mel.shape[0], -1, N_MEL_LOW), state)
+        return self.fold(F.gelu(x)), state
 
 
 class SemanticEncoder(nn.Module):
@@ -133,15 +144,11 @@ class SemanticEncoder(nn.Module):
         return self.fsq.to_codes(self.fsq.indices(latents)), front + context
 
 
-class AcousticEncoder(nn.Module):
+class AcousticEncoder(MelTrunk):
     """mel64 [B, 8 T, 64] and pitch [B, 8 T, 3] -> prosody and acoustic codes [B, T, 1 + n]."""
 
     def __init__(self, config: CodecConfig) -> None:
-        super().__init__()
-        dim = config.encoder_dim
-        self.stem = CausalConv1d(N_MEL, dim, 4, stride=2)
-        self.body = Chain([ConvNeXtBlock(dim, 3 * dim) for _ in range(3)])
-        self.fold = nn.Linear(SUB_FRAMES * dim, config.context_dim)
+        super().__init__(N_MEL, config.encoder_dim, config.context_dim)
         self.fsq = GroupedFSQ(config.agent_levels)
         self.prosody_dims = len(config.prosody_levels)
         self.leave = nn.Linear(config.context_dim, self.fsq.dims - self.prosody_dims)
@@ -149,20 +156,15 @@ class AcousticEncoder(nn.Module):
             nn.Linear(3 * HOPS_PER_FRAME, 96), nn.GELU(), nn.Linear(96, 96), nn.GELU(), nn.Linear(96, self.prosody_dims)
         )
 
-    def init_state(self, batch: int) -> State:
-        """Silence before the first frame."""
-        return self.stem.init_state(batch) + self.body.init_state(batch)
-
     def latents(self, mel: Tensor, pitch: Tensor, state: State) -> tuple[Tensor, State]:
         """Pre-quantiser latents [B, T, dims], prosody first."""
-        x, stem = self.stem((mel + 4.0) / 2.0, state[:1])  # [B, 4 T, D]
-        x, body = self.body(x, state[1:])
-        x = F.gelu(self.fold(x.reshape(x.shape[0], -1, SUB_FRAMES * x.shape[2])))  # [B, T, C]
+        x, state = self.steps((mel + 4.0) / 2.0, state)
+        x = F.gelu(self.fold(x))  # [B, T, C]
         octave, strength, level = pitch.unbind(-1)
         voiced = torch.sigmoid((strength - 0.55) * 20.0)
         tracks = torch.stack([octave * voiced, voiced, (level + 4.0) / 2.0], dim=-1)
         prosody = self.prosody(tracks.reshape(x.shape[0], x.shape[1], -1))
-        return torch.cat([prosody, self.leave(x)], dim=-1), stem + body
+        return torch.cat([prosody, self.leave(x)], dim=-1), state
 
     def forward(self, mel: Tensor, pitch: Tensor, state: State) -> tuple[Tensor, State]:
         """Features of 8 T hops -> codes int64 [B, T, 1 + n] and the new state."""

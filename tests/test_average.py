@@ -11,7 +11,7 @@ from models.s2s import S2S
 from models.speech_embedding import EMBEDDING_DIM, HEARD_DIM
 from tests.tiny import CODEC, new_s2s, random_frames, write_checkpoints
 from training import average, deepen, widen
-from training.encoders import CodecEncoders, load_codec_config, save_codec
+from training.encoders import CodecEncoders, load_codec_config, load_semantic, save_codec
 from training.export import check_alphabet
 from training.train_s2s import load_s2s
 from training.user_features import UserFeatures, save_features
@@ -84,7 +84,7 @@ def test_a_codec_that_hears_the_mel_too_says_the_same(tmp_path: Path) -> None:
     heard = rng.normal(5.0, 3.0, (9, HEARD_DIM)).astype(np.float32)
     old, new = (CodecEncoders(tmp_path / where).semantic(heard) for where in ("codec", "wide/codec"))
     np.testing.assert_array_equal(new, old)
-    encoder = average.load_encoder(tmp_path / "wide" / "codec")
+    encoder = load_semantic(tmp_path / "wide" / "codec")
     torch.testing.assert_close(encoder.mean[-9:], torch.full((9,), 5.0), atol=0.6, rtol=0.0)
     torch.testing.assert_close(encoder.std[-9:], torch.full((9,), 3.0), atol=0.6, rtol=0.0)
     for asked, told in ((["--mel", str(tmp_path / "old")], "old: no features with the mel"), ([], "nothing to do")):
@@ -97,14 +97,14 @@ def test_codecs_are_averaged_too(tmp_path: Path) -> None:
     write_checkpoints(tmp_path)
     first, second, both = (tmp_path / name for name in ("codec", "tuned", "both"))
     torch.manual_seed(2)
-    encoder = average.load_encoder(first)
+    encoder = load_semantic(first)
     start = encoder.leave.weight.detach().clone()
     with torch.no_grad():
         encoder.leave.weight += 1.0
     save_codec(second, first, encoder, load_codec_config(first), {})
     same = ["--s2s", *[str(tmp_path / "s2s")] * 2, "--output", str(both)]
     average.main([*same, "--codec", str(first), str(second), "--share", "0.25"])
-    torch.testing.assert_close(average.load_encoder(both / "codec").leave.weight.detach(), start + 0.25)
+    torch.testing.assert_close(load_semantic(both / "codec").leave.weight.detach(), start + 0.25)
     told = read_header(both / "codec", "repartee-codec", "semantic")["provenance"]
     assert told["averaged"] == f"0.25 of the way from {first}"
     source = ["--codec", str(first), "--s2s", str(tmp_path / "s2s")]

@@ -17,7 +17,8 @@ from training import train_s2s
 from training.domain import OrderState, load_domain
 from training.encode_dataset import EncodedTurn, save_codes
 from training.encoders import CodecEncoders
-from training.listening import Listening, SpokenPhones, hide_bands, labels
+from training.lexicon import phone_labels
+from training.listening import Listening, SpokenPhones, hide_bands
 from training.mishearing import mishear_opening
 from training.s2s_batches import Batcher
 from training.s2s_data import IGNORE, Heard
@@ -128,7 +129,7 @@ def test_codes_have_to_tell_the_phones() -> None:
     torch.manual_seed(1)
     known = Heard(0, 0, np.zeros((12, 96), np.float16), "a large latte")
     strange, noise = replace(known, text="a large zzyzx"), replace(known, text="")
-    assert labels("a large latte") and not labels("a large zzyzx")
+    assert phone_labels("a large latte") and not phone_labels("a large zzyzx")
     reader, values = SpokenPhones(8), torch.randn(3, 15, 8)
     loss = reader(values, [known, strange, noise])
     torch.testing.assert_close(loss, reader(values[:1], [known]))

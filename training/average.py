@@ -17,11 +17,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from models.checkpoint import load_weights, read_header, save_model
+from models.checkpoint import read_header, save_model
 from models.codec import SemanticEncoder
 from models.errors import ModelError
 from models.s2s import S2S
-from training.encoders import load_codec_config, save_codec
+from training.encoders import load_codec_config, load_semantic, save_codec
 from training.train_s2s import load_s2s
 
 M = TypeVar("M", bound=nn.Module)
@@ -40,17 +40,6 @@ def between(first: M, second: M, share: float) -> M:
         raise ValueError(f"share {share:g} is not from 0 to 1")
     second.load_state_dict({name: start[name].lerp(value, share) for name, value in end.items()})
     return second
-
-
-def load_encoder(codec: Path) -> SemanticEncoder:
-    """A codec's semantic encoder.
-
-    Raises:
-        ArtefactError: it is missing or damaged.
-    """
-    encoder = SemanticEncoder(load_codec_config(codec))
-    load_weights(encoder, codec, "semantic")
-    return encoder
 
 
 def share_what_is_new(model: S2S, first: SemanticEncoder, second: SemanticEncoder) -> None:
@@ -82,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         with torch.no_grad():
             if args.codec:
                 before, after = args.codec
-                start, end = load_encoder(before), load_encoder(after)
-                if load_codec_config(before) == load_codec_config(after):
-                    share_what_is_new(first, start, end)
+                if load_codec_config(before) != load_codec_config(after):
+                    raise ValueError("the two codecs have other sizes")
+                start, end = load_semantic(before), load_semantic(after)
+                share_what_is_new(first, start, end)
                 encoder = between(start, end, args.share)
                 told = read_header(after, "repartee-codec", "semantic")["provenance"]
                 told = {**told, "averaged": f"{averaged} {before}"}

@@ -20,6 +20,17 @@ def load_codec_config(codec: Path) -> CodecConfig:
     return read_dataclass(codec, "repartee-codec", CodecConfig, "semantic")
 
 
+def load_semantic(codec: Path, dropout: float = 0.0) -> SemanticEncoder:
+    """A codec's semantic encoder.
+
+    Raises:
+        ArtefactError: it is missing or damaged.
+    """
+    encoder = SemanticEncoder(load_codec_config(codec), dropout)
+    load_weights(encoder, codec, "semantic")
+    return encoder
+
+
 def save_codec(
     directory: Path, codec: Path, encoder: SemanticEncoder, config: CodecConfig, provenance: dict[str, Any]
 ) -> None:
@@ -43,8 +54,7 @@ class CodecEncoders:
         torch.set_num_threads(1)
         self.config = load_codec_config(codec)
         self.tokenizer = Tokenizer.load(codec / "tokenizer.json")
-        self._semantic, self._acoustic = SemanticEncoder(self.config).eval(), AcousticEncoder(self.config).eval()
-        load_weights(self._semantic, codec, "semantic")
+        self._semantic, self._acoustic = load_semantic(codec).eval(), AcousticEncoder(self.config).eval()
         load_weights(self._acoustic, codec, "acoustic")
 
     @torch.inference_mode()

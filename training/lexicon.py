@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from training.phones import ARPABET
+from training.phones import ARPABET, PHONES
 
 DICTIONARY = "en-us/cmudict-en-us.dict"
 
@@ -35,3 +35,9 @@ def phones_of(text: str) -> tuple[str, ...] | None:
             return None
         phones += table[word]
     return tuple(phones)
+
+
+@functools.cache
+def phone_labels(text: str) -> tuple[int, ...]:
+    """:func:`phones_of` as indices into PHONES; empty where it knows none."""
+    return tuple(PHONES.index(phone) for phone in phones_of(text) or ())

@@ -6,19 +6,17 @@ that the S2S model knows as the unknown word alone, and learn nothing from it ot
 """
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import load_weights
-from models.codec import CodecConfig, SemanticEncoder
+from models.codec import CodecConfig
 from models.features import HOPS_PER_FRAME, N_MEL_LOW
 from models.speech_embedding import EMBEDDING_DIM
-from training.encoders import load_codec_config, save_codec
-from training.lexicon import phones_of
+from training.encoders import load_codec_config, load_semantic, save_codec
+from training.lexicon import phone_labels
 from training.phones import PHONES
 from training.s2s_data import Heard
 from training.train_semantic import BLANK_PHONE, ctc
@@ -45,12 +43,6 @@ def hide_bands(heard: Tensor, mean: Tensor) -> Tensor:
     return torch.where(whole[:, None].to(heard.device), mean, heard)
 
 
-@cache
-def labels(text: str) -> tuple[int, ...]:
-    """Phones of a text as indices into PHONES; none where a word is not in the dictionary."""
-    return tuple(PHONES.index(phone) for phone in phones_of(text) or ())
-
-
 class SpokenPhones(nn.Module):
     """Reads phones from the values of codes, SUB_FRAMES in a frame; for training alone.
 
@@ -66,7 +58,7 @@ class SpokenPhones(nn.Module):
         """CTC loss a phone of the pieces' values [N, T, dims], padded; pieces whose phones are unknown are left out."""
         logits = self.read(values).reshape(len(values), -1, len(PHONES))
         lengths = torch.tensor([SUB_FRAMES * len(piece.embedding) for piece in pieces])
-        return ctc(logits, [labels(piece.text) for piece in pieces], lengths, BLANK_PHONE)
+        return ctc(logits, [phone_labels(piece.text) for piece in pieces], lengths, BLANK_PHONE)
 
 
 class Listening(nn.Module):
@@ -82,8 +74,7 @@ class Listening(nn.Module):
     def __init__(self, codec: Path) -> None:
         super().__init__()
         self.config: CodecConfig = load_codec_config(codec)
-        self.encoder = SemanticEncoder(self.config, DROPOUT)
-        load_weights(self.encoder, codec, "semantic")
+        self.encoder = load_semantic(codec, DROPOUT)
         self.encoder.front.requires_grad_(False)
         self.phones = SpokenPhones(self.encoder.fsq.dims)
         self._codec = codec

@@ -23,7 +23,7 @@ from models.checkpoint import load_overlap, load_weights, save_model
 from models.codec import CodecConfig, SemanticEncoder
 from models.tokenizer import Tokenizer
 from training.domain import load_domain
-from training.lexicon import phones_of
+from training.lexicon import phone_labels
 from training.phones import PHONES, SILENCE
 from training.run import Budget, Run, cosine, read_section, seed_everything
 from training.scoring import word_errors
@@ -73,7 +73,7 @@ def spoken_phones(turn: UserFeatures) -> tuple[int, ...]:
     if (turn.phones != UNKNOWN_PHONE).any():
         steps = turn.phones[np.flatnonzero(np.diff(turn.phones, prepend=BLANK_PHONE))]
         return tuple(int(phone) for phone in steps if phone not in (BLANK_PHONE, UNKNOWN_PHONE))
-    return tuple(PHONES.index(phone) for phone in phones_of(turn.text) or ())
+    return phone_labels(turn.text)
 
 
 def load_examples(
@@ -190,12 +190,17 @@ def log_scores(
         run.log(step, {f"{name}_{key}": value for key, value in scores.items()})
 
 
+def statistics(heard: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of embeddings [T, D], [D] each."""
+    whole = np.concatenate(heard).astype(np.float32)
+    return torch.from_numpy(whole.mean(0)), torch.from_numpy(whole.std(0) + 1e-3)
+
+
 def set_statistics(encoder: SemanticEncoder, examples: Sequence[Example]) -> None:
     """Standardise embeddings by the training set's mean and deviation."""
-    sample = np.concatenate([example.embedding for example in examples[:2000]]).astype(np.float32)
-    sample = sample[:, : len(encoder.mean)]
-    encoder.mean.copy_(torch.from_numpy(sample.mean(0)))
-    encoder.std.copy_(torch.from_numpy(sample.std(0) + 1e-3))
+    mean, std = statistics([example.embedding for example in examples[:2000]])
+    encoder.mean.copy_(mean[: len(encoder.mean)])
+    encoder.std.copy_(std[: len(encoder.std)])
 
 
 def read_splits(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[dict[str, list[Example]], int]:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from models.speech_embedding import HEARD_DIM
 from training.encoders import load_codec_config, save_codec
 from training.export import check_alphabet
 from training.train_s2s import load_s2s
+from training.train_semantic import statistics
 from training.user_features import load_features
 
 MOST_FILES = 300  # of features, for the statistics
@@ -41,8 +41,7 @@ def heard_statistics(features: Path) -> tuple[Tensor, Tensor]:
     heard = [turn.embedding for path in files for turn in load_features(path)[0]]
     if not heard or heard[0].shape[1] < HEARD_DIM:
         raise ValueError(f"{features}: no features with the mel: run training.user_features first")
-    whole = torch.from_numpy(np.concatenate(heard).astype(np.float32))
-    return whole.mean(0), whole.std(0) + 1e-3
+    return statistics(heard)
 
 
 def widen(codec: Path, model: S2S, codes: int, mel: Path | None = None) -> tuple[SemanticEncoder, CodecConfig, S2S]:
