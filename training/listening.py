@@ -25,6 +25,7 @@ from training.user_features import SUB_FRAMES
 NOISE = 0.15  # added in training, of each number's deviation
 DROPOUT = 0.1
 HIDDEN = 256
+READS = 3.5  # nats a phone: below this it can read
 MOST_HIDDEN, HIDDEN_BANDS = 2, 6  # spans of mel bands in a turn, and bands in each
 
 
@@ -46,6 +47,8 @@ def hide_bands(heard: Tensor, mean: Tensor) -> Tensor:
 class SpokenPhones(nn.Module):
     """Reads phones from the values of codes, SUB_FRAMES in a frame; for training alone.
 
+    Before it can read it learns that, and nothing is asked of the values.
+
     Args:
         dims: of the quantiser.
     """
@@ -56,6 +59,10 @@ class SpokenPhones(nn.Module):
 
     def forward(self, values: Tensor, pieces: Sequence[Heard]) -> Tensor:
         """CTC loss a phone of the pieces' values [N, T, dims], padded; pieces whose phones are unknown are left out."""
+        loss = self._loss(values, pieces)
+        return loss if loss.item() < READS else self._loss(values.detach(), pieces)
+
+    def _loss(self, values: Tensor, pieces: Sequence[Heard]) -> Tensor:
         logits = self.read(values).reshape(len(values), -1, len(PHONES))
         lengths = torch.tensor([SUB_FRAMES * len(piece.embedding) for piece in pieces])
         return ctc(logits, [phone_labels(piece.text) for piece in pieces], lengths, BLANK_PHONE)
