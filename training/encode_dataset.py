@@ -262,24 +262,27 @@ class Speaker:
         """
         marked = canonical(text)
         if marked not in self._said:
-            self._said[marked] = self._speak(marked)
+            self._said[marked], _ = self.aloud(marked)
         return self._said[marked]
 
-    def _speak(self, marked: str) -> EncodedTurn:
+    def aloud(self, text: str) -> tuple[EncodedTurn, np.ndarray]:
+        """As when called, not remembered; and the sound of its frames, float32 at 24 kHz."""
+        marked = canonical(text)
         spoken = synthesise(marked, self._voice, self._cache_dir)
         first, last = spoken.speech_span
-        text = strip_marks(marked)
-        turn = AssistantTurn(text, marked, first, last, tuple(Span(*word) for word in spoken.words), ())
+        plain = strip_marks(marked)
+        turn = AssistantTurn(plain, marked, first, last, tuple(Span(*word) for word in spoken.words), ())
         pcm, start_s = reply_audio(spoken.pcm, turn)
-        return EncodedTurn(
+        said = EncodedTurn(
             user=np.zeros((0, len(self._encoders.config.semantic_levels)), np.uint16),
             speech=(0.0, 0.0),
             user_words=[],
             user_text="",
             agent=self._encoders.acoustic(pcm),
             agent_words=spread_words(turn, self._encoders.tokenizer, start_s, marked),
-            agent_text=text,
+            agent_text=plain,
         )
+        return said, pcm
 
 
 def encode_sentences(path: Path, speaker: Speaker) -> list[dict[str, Any]]:

@@ -59,9 +59,15 @@ def prepare(turns: Sequence[EncodedTurn], score: Score, lead_frames: int) -> lis
         size = len(turn.agent)
         key = (turn.agent_text, size, sum(len(ids) for ids, _ in turn.agent_words))
         if size and key not in replies:
-            row = place(turn.agent_words, 0, size + lead_frames - 1).tolist()
-            replies[key] = Reply(*sounding(row, score, lead_frames, range(size)), turn.agent)
+            replies[key] = to_reply(turn, score, lead_frames)
     return list(replies.values())
+
+
+def to_reply(turn: EncodedTurn, score: Score, lead_frames: int) -> Reply:
+    """What the talker is told of a turn's reply, and the codes it should say."""
+    size = len(turn.agent)
+    row = place(turn.agent_words, 0, size + lead_frames - 1).tolist()
+    return Reply(*sounding(row, score, lead_frames, range(size)), turn.agent)
 
 
 def collate(replies: Sequence[Reply], corrupt: float, rng: np.random.Generator) -> ReplyBatch:
@@ -123,8 +129,12 @@ def code_loss(talker: Talker, batch: ReplyBatch) -> Tensor:
     """Mean cross-entropy of the code dimensions, those of the prosody code counting PROSODY_WEIGHT."""
     hidden, _ = talker(batch.symbols, batch.acting, batch.before, talker.init_state(len(batch.codes)))
     real = batch.codes[..., 0] >= 0
-    codes = batch.codes[real]
-    loss = agent_cross_entropy(talker.logits(hidden[real], codes), codes, talker.fsq)
+    return frame_loss(talker, hidden[real], batch.codes[real])
+
+
+def frame_loss(talker: Talker, hidden: Tensor, codes: Tensor) -> Tensor:
+    """:func:`code_loss` of frames' outputs [N, 2 * dim] and codes [N, groups]."""
+    loss = agent_cross_entropy(talker.logits(hidden, codes), codes, talker.fsq)
     weights = loss.new_ones(loss.shape[-1])
     weights[: len(talker.fsq.groups[0])] = PROSODY_WEIGHT
     return (loss * weights).sum(-1).mean() / weights.sum()
