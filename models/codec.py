@@ -1,7 +1,6 @@
 """The neural codec: 24 kHz audio to 12.5 Hz grouped-FSQ codes and back, causal and streaming on both sides.
 
-* Semantic codes carry words and phones: Google's speech_embedding (it has heard people), two GRU layers, FSQ; where
-  ``heard_dim`` asks for it, convolutions over the mel itself beside the first.
+* Semantic codes carry words and phones: Google's speech_embedding (it has heard people), two GRU layers, FSQ.
 * One prosody code carries F0, voicing and energy; the acoustic codes carry the spectral envelope.
 * The decoder predicts F0, voicing and two spectral responses a hop from prosody and acoustic codes; the waveform is
   made by the source-filter synthesis outside the network.
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.conv import CausalConv1d, CausalGRU, Chain, ConvNeXtBlock, State
-from models.features import HOPS_PER_FRAME, N_MEL, N_MEL_LOW
+from models.features import HOPS_PER_FRAME, N_MEL
 from models.quantize import GroupedFSQ
-from models.speech_embedding import EMBEDDING_DIM, HEARD_DIM, WINDOW_DIM, SpeechEmbedding
+from models.speech_embedding import EMBEDDING_DIM, SpeechEmbedding
 from models.synthesis import N_BINS
 
 SUB_FRAMES = 4  # 20 ms units inside a frame
@@ -34,10 +33,8 @@ class CodecConfig:
     encoder_dim: int = 128
     decoder_dim: int = 192
     context_dim: int = 256
-    mel_dim: int = 128
     heard_dim: int = 96
-    """Of speech_embedding's numbers a frame: the first 96, its embedding; 480, with what it was pooled from; or all
-    736, with the mel that it heard, for which there is a :class:`MelBranch`."""
+    """Of speech_embedding's numbers a frame: the first 96, its embedding, or all 480, with what it was pooled from."""
 
     @property
     def agent_levels(self) -> tuple[tuple[int, ...], ...]:
@@ -65,40 +62,6 @@ class DecoderOutput:
         return torch.polar(torch.exp(self.log_harmonic), self.angle), torch.exp(self.log_noise)
 
 
-class MelTrunk(nn.Module):
-    """What both encoders do with mel: convolutions in steps of 20 ms, and a layer that folds those of a frame."""
-
-    def __init__(self, bands: int, dim: int, outputs: int) -> None:
-        super().__init__()
-        self.stem = CausalConv1d(bands, dim, 4, stride=2)
-        self.body = Chain([ConvNeXtBlock(dim, 3 * dim) for _ in range(3)])
-        self.fold = nn.Linear(SUB_FRAMES * dim, outputs)
-
-    def init_state(self, batch: int) -> State:
-        """Silence before the first frame."""
-        return self.stem.init_state(batch) + self.body.init_state(batch)
-
-    def steps(self, mel: Tensor, state: State) -> tuple[Tensor, State]:
-        """Mel [B, 8 T, bands] -> what ``fold`` takes, [B, T, SUB_FRAMES * dim], and the new state."""
-        x, stem = self.stem(mel, state[:1])  # [B, 4 T, D]
-        x, body = self.body(x, state[1:])
-        return x.reshape(x.shape[0], -1, SUB_FRAMES * x.shape[2]), stem + body
-
-
-class MelBranch(MelTrunk):
-    """A frame's mel [B, T, 256] -> [B, T, semantic_dim]; adds nothing before it is trained."""
-
-    def __init__(self, config: CodecConfig) -> None:
-        super().__init__(N_MEL_LOW, config.mel_dim, config.semantic_dim)
-        nn.init.zeros_(self.fold.weight)
-        nn.init.zeros_(self.fold.bias)
-
-    def forward(self, mel: Tensor, state: State) -> tuple[Tensor, State]:
-        """See the class."""
-        x, state = self.steps(mel.reshape(mel.shape[0], -1, N_MEL_LOW), state)
-        return self.fold(F.gelu(x)), state
-
-
 class SemanticEncoder(nn.Module):
     """mel32 [B, 8 T, 32] -> semantic codes [B, T, n]."""
 
@@ -108,34 +71,24 @@ class SemanticEncoder(nn.Module):
     def __init__(self, config: CodecConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.front = SpeechEmbedding()
-        assert config.heard_dim in (WINDOW_DIM, EMBEDDING_DIM, HEARD_DIM), f"heard_dim {config.heard_dim}"
+        assert config.heard_dim <= EMBEDDING_DIM, f"heard_dim must be at most {EMBEDDING_DIM}, got {config.heard_dim}"
         self.register_buffer("mean", torch.zeros(config.heard_dim))
         self.register_buffer("std", torch.ones(config.heard_dim))
-        self.enter = nn.Linear(min(config.heard_dim, EMBEDDING_DIM), config.semantic_dim)
-        self.mel: MelBranch | None = MelBranch(config) if config.heard_dim > EMBEDDING_DIM else None
+        self.enter = nn.Linear(config.heard_dim, config.semantic_dim)
         self.context = CausalGRU(config.semantic_dim, 2, dropout)
         self.fsq = GroupedFSQ(config.semantic_levels)
         self.leave = nn.Linear(config.semantic_dim, self.fsq.dims)
         self.front_states = len(self.front.state_shapes)
 
-    def context_state(self, batch: int) -> State:
-        """Silence before the first frame, of all but the front end."""
-        return (self.mel.init_state(batch) if self.mel else []) + self.context.init_state(batch)
-
     def init_state(self, batch: int) -> State:
         """Silence before the first frame."""
-        return self.front.init_state(batch) + self.context_state(batch)
+        return self.front.init_state(batch) + self.context.init_state(batch)
 
     def latents(self, embedding: Tensor, state: State) -> tuple[Tensor, State]:
         """Embeddings [B, T, D] -> pre-quantiser latents [B, T, dims]; ``state`` is the context part only."""
-        heard = (embedding[..., : len(self.mean)] - self.mean) / self.std
-        x = self.enter(heard[..., :EMBEDDING_DIM])
-        kept: State = []
-        if self.mel:
-            more, kept = self.mel(heard[..., EMBEDDING_DIM:], state[:-1])
-            x = x + more
-        x, last = self.context(x, state[-1:])
-        return self.leave(x), kept + last
+        heard = embedding[..., : self.enter.in_features]
+        x, state = self.context(self.enter((heard - self.mean) / self.std), state)
+        return self.leave(x), state
 
     def forward(self, mel: Tensor, state: State) -> tuple[Tensor, State]:
         """mel32 [B, 8 T, 32] -> codes int64 [B, T, n] and the new state."""
@@ -144,11 +97,15 @@ class SemanticEncoder(nn.Module):
         return self.fsq.to_codes(self.fsq.indices(latents)), front + context
 
 
-class AcousticEncoder(MelTrunk):
+class AcousticEncoder(nn.Module):
     """mel64 [B, 8 T, 64] and pitch [B, 8 T, 3] -> prosody and acoustic codes [B, T, 1 + n]."""
 
     def __init__(self, config: CodecConfig) -> None:
-        super().__init__(N_MEL, config.encoder_dim, config.context_dim)
+        super().__init__()
+        dim = config.encoder_dim
+        self.stem = CausalConv1d(N_MEL, dim, 4, stride=2)
+        self.body = Chain([ConvNeXtBlock(dim, 3 * dim) for _ in range(3)])
+        self.fold = nn.Linear(SUB_FRAMES * dim, config.context_dim)
         self.fsq = GroupedFSQ(config.agent_levels)
         self.prosody_dims = len(config.prosody_levels)
         self.leave = nn.Linear(config.context_dim, self.fsq.dims - self.prosody_dims)
@@ -156,15 +113,20 @@ class AcousticEncoder(MelTrunk):
             nn.Linear(3 * HOPS_PER_FRAME, 96), nn.GELU(), nn.Linear(96, 96), nn.GELU(), nn.Linear(96, self.prosody_dims)
         )
 
+    def init_state(self, batch: int) -> State:
+        """Silence before the first frame."""
+        return self.stem.init_state(batch) + self.body.init_state(batch)
+
     def latents(self, mel: Tensor, pitch: Tensor, state: State) -> tuple[Tensor, State]:
         """Pre-quantiser latents [B, T, dims], prosody first."""
-        x, state = self.steps((mel + 4.0) / 2.0, state)
-        x = F.gelu(self.fold(x))  # [B, T, C]
+        x, stem = self.stem((mel + 4.0) / 2.0, state[:1])  # [B, 4 T, D]
+        x, body = self.body(x, state[1:])
+        x = F.gelu(self.fold(x.reshape(x.shape[0], -1, SUB_FRAMES * x.shape[2])))  # [B, T, C]
         octave, strength, level = pitch.unbind(-1)
         voiced = torch.sigmoid((strength - 0.55) * 20.0)
         tracks = torch.stack([octave * voiced, voiced, (level + 4.0) / 2.0], dim=-1)
         prosody = self.prosody(tracks.reshape(x.shape[0], x.shape[1], -1))
-        return torch.cat([prosody, self.leave(x)], dim=-1), state
+        return torch.cat([prosody, self.leave(x)], dim=-1), stem + body
 
     def forward(self, mel: Tensor, pitch: Tensor, state: State) -> tuple[Tensor, State]:
         """Features of 8 T hops -> codes int64 [B, T, 1 + n] and the new state."""

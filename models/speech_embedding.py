@@ -5,15 +5,12 @@ converted from the ONNX file of the openwakeword package
 by :mod:`training.convert_speech_embedding`. A stack of valid convolutions over time, so one embedding of
 a 760 ms window comes out every 8 mel hops; with the last two hops of each time convolution kept as state nothing is
 computed twice, at a tenth of the cost of the windowed graph and with the same numbers. What goes into the last pooling
-(two time steps of 40 ms, two bands) comes out beside each embedding: it costs nothing and tells short words apart. So
-does the mel of the frame, for who wants to hear it more exactly.
+(two time steps of 40 ms, two bands) comes out beside each embedding: it costs nothing and tells short words apart.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from models.features import HOPS_PER_FRAME, N_MEL_LOW
 
 # (kind, out channels, kernel) of each convolution; "P" entries are max pools (time, frequency)
 _PLAN: tuple[tuple[str, int, int], ...] = (
@@ -27,15 +24,10 @@ _PLAN: tuple[tuple[str, int, int], ...] = (
 _TAPPED = max(index for index, (kind, _, _) in enumerate(_PLAN) if kind == "P")
 WINDOW_DIM, TAPPED_DIM = 96, 96 * 2 * 2
 EMBEDDING_DIM = WINDOW_DIM + TAPPED_DIM
-MEL_DIM = HOPS_PER_FRAME * N_MEL_LOW
-HEARD_DIM = EMBEDDING_DIM + MEL_DIM
 
 
 class SpeechEmbedding(nn.Module):
-    """mel32 [B, 8 T, 32] -> embeddings [B, T, HEARD_DIM]: the window's, what was tapped, the mel.
-
-    The state is one [B, C, 2, F] tensor a time convolution.
-    """
+    """mel32 [B, 8 T, 32] -> embeddings [B, T, EMBEDDING_DIM]; state is one [B, C, 2, F] tensor a time convolution."""
 
     scale: Tensor
     shift: Tensor
@@ -83,5 +75,4 @@ class SpeechEmbedding(nn.Module):
                 x = F.relu(x) * self.scale[:, None, None] + self.shift[:, None, None]
             if kind != "out":
                 x = torch.clamp_min(F.leaky_relu(x, 0.2), -0.4)
-        heard = mel.reshape(mel.shape[0], -1, MEL_DIM)  # [B, T, 256]
-        return torch.cat([x.squeeze(3).transpose(1, 2), tapped, heard], dim=2), kept
+        return torch.cat([x.squeeze(3).transpose(1, 2), tapped], dim=2), kept

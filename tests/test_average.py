@@ -8,13 +8,11 @@ import torch
 from models.checkpoint import read_header
 from models.codec import SemanticEncoder
 from models.s2s import S2S
-from models.speech_embedding import EMBEDDING_DIM, HEARD_DIM
 from tests.tiny import CODEC, new_s2s, random_frames, write_checkpoints
 from training import average, deepen, widen
 from training.encoders import CodecEncoders, load_codec_config, load_semantic, save_codec
 from training.export import check_alphabet
 from training.train_s2s import load_s2s
-from training.user_features import UserFeatures, save_features
 
 
 def _logits(model: S2S) -> torch.Tensor:
@@ -71,27 +69,6 @@ def test_a_wider_codec_is_heard_the_same(tmp_path: Path) -> None:
         widen.main([source[0], str(tmp_path / "wide" / "codec"), *source[2:], "--codes", "1", "--output", "none"])
 
 
-def test_a_codec_that_hears_the_mel_too_says_the_same(tmp_path: Path) -> None:
-    """Until it is trained; what it hears besides is standardised as in the features. Old features are refused."""
-    write_checkpoints(tmp_path)
-    source = ["--codec", str(tmp_path / "codec"), "--s2s", str(tmp_path / "s2s")]
-    rng = np.random.default_rng(0)
-    for name, size in (("new", HEARD_DIM), ("old", EMBEDDING_DIM)):
-        (tmp_path / name).mkdir()
-        heard = rng.normal(5.0, 3.0, (400, size)).astype(np.float16)
-        save_features(tmp_path / name / "conv_0.npz", [UserFeatures(heard, np.zeros(0, np.uint8), "a", 0, 1, [])], {})
-    widen.main([*source, "--mel", str(tmp_path / "new"), "--output", str(tmp_path / "wide")])
-    heard = rng.normal(5.0, 3.0, (9, HEARD_DIM)).astype(np.float32)
-    old, new = (CodecEncoders(tmp_path / where).semantic(heard) for where in ("codec", "wide/codec"))
-    np.testing.assert_array_equal(new, old)
-    encoder = load_semantic(tmp_path / "wide" / "codec")
-    torch.testing.assert_close(encoder.mean[-9:], torch.full((9,), 5.0), atol=0.6, rtol=0.0)
-    torch.testing.assert_close(encoder.std[-9:], torch.full((9,), 3.0), atol=0.6, rtol=0.0)
-    for asked, told in ((["--mel", str(tmp_path / "old")], "old: no features with the mel"), ([], "nothing to do")):
-        with pytest.raises(SystemExit, match=rf"training\.widen: .*{told}"):
-            widen.main([*source, *asked, "--output", str(tmp_path / "none")])
-
-
 def test_codecs_are_averaged_too(tmp_path: Path) -> None:
     """The semantic encoder lies where the model lies; one codec of other sizes is refused."""
     write_checkpoints(tmp_path)
@@ -115,23 +92,15 @@ def test_codecs_are_averaged_too(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_what_is_new_is_not_averaged_with_noise() -> None:
-    """Codes nobody listens to and a branch that adds nothing are taken as they were trained; the rest stays."""
+    """Codes nobody listens to are taken as they were trained; the rest stays."""
     torch.manual_seed(4)
-    config = replace(CODEC, heard_dim=HEARD_DIM, mel_dim=8)
-    first, second = SemanticEncoder(config), SemanticEncoder(config)
-    assert first.mel and second.mel
-    second.mel.fold.weight.normal_()
+    first, second = SemanticEncoder(CODEC), SemanticEncoder(CODEC)
     model = new_s2s()
     model.get_parameter("user_embed.0.weight")[:, 4:] = 0.0
     old = first.leave.weight[:4].clone()
     average.share_what_is_new(model, first, second)
     torch.testing.assert_close(first.leave.weight, torch.cat([old, second.leave.weight[4:]]))
     torch.testing.assert_close(first.leave.bias[4:], second.leave.bias[4:])
-    torch.testing.assert_close(first.mel.stem.state_dict(), second.mel.stem.state_dict())
-    expand = "mel.body.blocks.0.expand.weight"
-    kept = second.get_parameter(expand).clone()
-    average.share_what_is_new(model, second, SemanticEncoder(config))  # its branch does add something
-    torch.testing.assert_close(second.get_parameter(expand), kept)
 
 
 def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:

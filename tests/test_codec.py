@@ -1,20 +1,12 @@
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from models.artefacts import open_graph
-from models.checkpoint import load_weights
 from models.codec import AcousticEncoder, Codec, CodecConfig, Decoder, SemanticEncoder
-from models.export import export_semantic
 from models.features import HOPS_PER_FRAME, analyse, new_history
-from models.graph import GraphStream
-from models.speech_embedding import HEARD_DIM
 from tests.tiny import CODEC, cuts, new_codec, speech_like, stream
-from training.user_features import FRONT_END
 
 FRAMES = 24
 SIZES = [(1,), (3, 7, 2)]
@@ -49,27 +41,6 @@ def test_semantic_encoder_chunked_equals_whole(
     chunked = torch.cat(stream(net, features[:1], _hops(sizes)), dim=1)
     assert (chunked == whole).float().mean() > 0.98  # a level on the edge may round either way
     assert len(whole.unique()) > 20
-
-
-@torch.no_grad()
-def test_a_semantic_encoder_that_hears_the_mel_too(features: list[torch.Tensor], tmp_path: Path) -> None:
-    """Frame by frame as at once, in torch and in its ONNX graph; what the mel adds is heard."""
-    torch.manual_seed(3)
-    net = SemanticEncoder(replace(CODEC, heard_dim=HEARD_DIM, mel_dim=16)).eval()
-    load_weights(net.front, FRONT_END)
-    deaf, _ = net(features[0], net.init_state(2))
-    assert net.mel is not None
-    net.mel.fold.weight.normal_(0.0, 0.3)
-    whole, _ = net(features[0], net.init_state(2))
-    assert (whole != deaf).float().mean() > 0.5
-    chunked = torch.cat(stream(net, features[:1], _hops((1, 3))), dim=1)
-    assert (chunked == whole).float().mean() > 0.98
-    export_semantic(net, tmp_path / "semantic_encoder.onnx")
-    graph = GraphStream(open_graph(tmp_path / "semantic_encoder.onnx"))
-    for frame in range(FRAMES):
-        graph.inputs["mel32"][:] = features[0][:1, 8 * frame : 8 * frame + 8].numpy()
-        graph.run()
-        torch.testing.assert_close(torch.from_numpy(graph.outputs["codes"][0, 0].copy()), whole[0, frame])
 
 
 @torch.no_grad()

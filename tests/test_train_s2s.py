@@ -10,7 +10,6 @@ from agent.domain.dialogue import Dialogue, DialogueTurn, Status
 from models.checkpoint import read_header, save_model
 from models.errors import ArtefactError
 from models.s2s import LISTEN, S2S
-from models.speech_embedding import EMBEDDING_DIM, HEARD_DIM
 from models.tokenizer import FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
 from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
 from training import train_s2s
@@ -18,7 +17,7 @@ from training.domain import OrderState, load_domain
 from training.encode_dataset import EncodedTurn, save_codes
 from training.encoders import CodecEncoders
 from training.lexicon import phone_labels
-from training.listening import READS, Listening, SpokenPhones, hide_bands
+from training.listening import READS, Listening, SpokenPhones
 from training.mishearing import mishear_opening
 from training.s2s_batches import Batcher
 from training.s2s_data import IGNORE, Heard
@@ -151,20 +150,6 @@ def test_of_a_misheard_turn_nobody_knows_the_phones(data: Path) -> None:
     turn = replace(_heard(_dialogue(0)[0], 0, data / "codec"), loose=1)
     misheard = mishear_opening(turn, [5], np.random.default_rng(0))
     assert turn.user_text and not misheard.user_text
-
-
-def test_bands_are_hidden_from_the_mel_alone() -> None:
-    """Whole spans of bands, in all hops alike, as they are in the mean; what is no mel stays."""
-    torch.manual_seed(0)
-    heard, mean = torch.randn(40, 5, HEARD_DIM), torch.full((HEARD_DIM,), 9.0)
-    made = hide_bands(heard, mean)
-    torch.testing.assert_close(made[..., :EMBEDDING_DIM], heard[..., :EMBEDDING_DIM])
-    hidden = (made[..., EMBEDDING_DIM:] == 9.0).reshape(40, 5 * 8, 32)
-    assert (hidden == hidden[:, :1]).all()
-    counts = hidden[:, 0].sum(-1)
-    assert counts.min() == 0 and 2 < counts.float().mean() < 8 and counts.max() <= 12
-    seen = [part[..., EMBEDDING_DIM:].reshape(40, 40, 32)[~hidden] for part in (made, heard)]
-    torch.testing.assert_close(*seen)
 
 
 def test_codes_are_learnt_with_what_they_mean(data: Path, tmp_path: Path) -> None:

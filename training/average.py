@@ -45,13 +45,10 @@ def between(first: M, second: M, share: float) -> M:
 def share_what_is_new(model: S2S, first: SemanticEncoder, second: SemanticEncoder) -> None:
     """Of what :mod:`training.widen` gave ``first``, take ``second``'s: it changes nothing where nobody listens to it.
 
-    That is codes to which ``model``, which goes with ``first``, does not listen, and a mel branch that adds nothing.
+    That is codes to which ``model``, which goes with ``first``, does not listen.
     """
     unheard = ~model.get_parameter("user_embed.0.weight").any(0)
     first.leave.weight[unheard], first.leave.bias[unheard] = second.leave.weight[unheard], second.leave.bias[unheard]
-    if first.mel and second.mel and not first.mel.fold.weight.any():
-        for name in ("stem", "body"):
-            getattr(first.mel, name).load_state_dict(getattr(second.mel, name).state_dict())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

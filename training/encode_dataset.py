@@ -269,9 +269,8 @@ class Speaker:
         """As when called, not remembered; and the sound of its frames, float32 at 24 kHz."""
         marked = canonical(text)
         spoken = synthesise(marked, self._voice, self._cache_dir)
-        first, last = spoken.speech_span
-        plain = strip_marks(marked)
-        turn = AssistantTurn(plain, marked, first, last, tuple(Span(*word) for word in spoken.words), ())
+        words = tuple(Span(*word) for word in spoken.words)
+        turn = AssistantTurn(strip_marks(marked), marked, *spoken.speech_span, words, ())
         pcm, start_s = reply_audio(spoken.pcm, turn)
         said = EncodedTurn(
             user=np.zeros((0, len(self._encoders.config.semantic_levels)), np.uint16),
@@ -280,7 +279,7 @@ class Speaker:
             user_text="",
             agent=self._encoders.acoustic(pcm),
             agent_words=spread_words(turn, self._encoders.tokenizer, start_s, marked),
-            agent_text=plain,
+            agent_text=turn.text,
         )
         return said, pcm
 
@@ -323,7 +322,7 @@ def main() -> None:
         action="store_true",
         help="speak the replies of conversations anew as their prosody tokens say, and put those into the text stream",
     )
-    parser.add_argument("--keep_heard", action="store_true", help="for training.train_s2s --tune_codes; 1.5 kB a frame")
+    parser.add_argument("--keep_heard", action="store_true", help="for training.train_s2s --tune_codes; 1 kB a frame")
     parser.add_argument("--tts", default="hibari:heart", help="voice of --open_text and --prosody")
     parser.add_argument("--cache_dir", type=Path, help="where their utterances are kept between runs")
     parser.add_argument("--name", default="", help="output files are codes_NAME0.npz, codes_NAME1.npz, ...")

@@ -61,7 +61,7 @@ class CodecEncoders:
     def semantic(self, embedding: np.ndarray) -> np.ndarray:
         """Embeddings [T, D] -> uint16 [T, n] semantic codes."""
         net = self._semantic
-        latents, _ = net.latents(torch.from_numpy(embedding.astype(np.float32))[None], net.context_state(1))
+        latents, _ = net.latents(torch.from_numpy(embedding.astype(np.float32))[None], net.context.init_state(1))
         return net.fsq.to_codes(net.fsq.indices(latents))[0].numpy().astype(np.uint16)
 
     @torch.inference_mode()

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from models.codec import CodecConfig
-from models.features import HOPS_PER_FRAME, N_MEL_LOW
-from models.speech_embedding import EMBEDDING_DIM
 from training.encoders import load_codec_config, load_semantic, save_codec
 from training.lexicon import phone_labels
 from training.phones import PHONES
@@ -26,22 +24,6 @@ NOISE = 0.15  # added in training, of each number's deviation
 DROPOUT = 0.1
 HIDDEN = 256
 READS = 3.5  # nats a phone: below this it can read
-MOST_HIDDEN, HIDDEN_BANDS = 2, 6  # spans of mel bands in a turn, and bands in each
-
-
-def hide_bands(heard: Tensor, mean: Tensor) -> Tensor:
-    """What was heard [B, T, HEARD_DIM], in each row up to MOST_HIDDEN spans of mel bands as they are in the mean.
-
-    (SpecAugment's frequency masks: Park et al., arXiv 1904.08779.)
-    """
-    hidden = torch.zeros(len(heard), N_MEL_LOW, dtype=torch.bool)
-    for row in hidden:
-        for _ in range(int(torch.randint(MOST_HIDDEN + 1, ()))):
-            wide = int(torch.randint(1, HIDDEN_BANDS + 1, ()))
-            low = int(torch.randint(N_MEL_LOW - wide + 1, ()))
-            row[low : low + wide] = True
-    whole = torch.cat([hidden.new_zeros(len(heard), EMBEDDING_DIM), hidden.repeat(1, HOPS_PER_FRAME)], dim=1)
-    return torch.where(whole[:, None].to(heard.device), mean, heard)
 
 
 class SpokenPhones(nn.Module):
@@ -104,9 +86,7 @@ class Listening(nn.Module):
         rows = rows[..., : len(encoder.std)].to(values.device)
         if self.training:
             rows = rows + torch.randn_like(rows) * encoder.std * NOISE
-            if encoder.mel:
-                rows = hide_bands(rows, encoder.mean)
-        latents, _ = encoder.latents(rows, [state.to(rows.device) for state in encoder.context_state(len(heard))])
+        latents, _ = encoder.latents(rows, [state.to(rows.device) for state in encoder.context.init_state(len(heard))])
         made = encoder.fsq(latents.float())
         where = [
             (row, piece.at + frame - piece.first, index, frame)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from models.checkpoint import load_weights
 from models.features import FFT_SIZE, HOP, HOPS_PER_FRAME, N_BINS, mel32_filters, mel_bank
-from models.speech_embedding import EMBEDDING_DIM, SpeechEmbedding
+from models.speech_embedding import SpeechEmbedding
 from training.user_features import FRONT_END
 
 RESOLUTIONS = (256, 512, 1024, 2048)
@@ -72,7 +72,7 @@ class HearingLoss(torch.nn.Module):
         mel = self.mel(torch.cat([made, true]))
         mel = mel[:, : mel.shape[1] // HOPS_PER_FRAME * HOPS_PER_FRAME]
         heard, _ = self.net(mel, [part.to(mel.device) for part in self.net.init_state(len(mel))])
-        ours, theirs = heard[..., :EMBEDDING_DIM].chunk(2)
+        ours, theirs = heard.chunk(2)
         return ((ours - theirs).abs().mean((0, 1)) / theirs.std((0, 1)).clamp_min(LEAST_DEVIATION)).mean()
 
 

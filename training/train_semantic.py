@@ -64,7 +64,7 @@ class SemanticTrainee(nn.Module):
 
     def forward(self, embedding: Tensor, hard: Tensor | bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Embeddings [B, T, D] -> logits of :class:`SemanticHeads`; ``hard`` rows pass the quantiser."""
-        latents, _ = self.encoder.latents(embedding, self.encoder.context_state(embedding.shape[0]))
+        latents, _ = self.encoder.latents(embedding, self.encoder.context.init_state(embedding.shape[0]))
         return self.heads(self.encoder.fsq(latents.float(), hard))
 
 
@@ -190,17 +190,12 @@ def log_scores(
         run.log(step, {f"{name}_{key}": value for key, value in scores.items()})
 
 
-def statistics(heard: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of embeddings [T, D], [D] each."""
-    whole = np.concatenate(heard).astype(np.float32)
-    return torch.from_numpy(whole.mean(0)), torch.from_numpy(whole.std(0) + 1e-3)
-
-
 def set_statistics(encoder: SemanticEncoder, examples: Sequence[Example]) -> None:
     """Standardise embeddings by the training set's mean and deviation."""
-    mean, std = statistics([example.embedding for example in examples[:2000]])
-    encoder.mean.copy_(mean[: len(encoder.mean)])
-    encoder.std.copy_(std[: len(encoder.std)])
+    whole = np.concatenate([example.embedding for example in examples[:2000]])[:, : len(encoder.mean)]
+    whole = whole.astype(np.float32)
+    encoder.mean.copy_(torch.from_numpy(whole.mean(0)))
+    encoder.std.copy_(torch.from_numpy(whole.std(0) + 1e-3))
 
 
 def read_splits(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[dict[str, list[Example]], int]:

@@ -3,7 +3,7 @@
 ``python -m training.user_features --data_dir data/conversations --noise_dir DIR --rooms_dir DIR --output FEATURES``
 
 Every user turn is cut out of its recording with some silence around it, augmented, and passed through the frozen
-speech_embedding front end once; what is kept is HEARD_DIM numbers a frame, its words and its phones. Finished
+speech_embedding front end once; what is kept is EMBEDDING_DIM numbers a frame, its words and its phones. Finished
 conversations are skipped when the command is run again.
 """
 
