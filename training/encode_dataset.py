@@ -272,16 +272,9 @@ class Speaker:
         words = tuple(Span(*word) for word in spoken.words)
         turn = AssistantTurn(strip_marks(marked), marked, *spoken.speech_span, words, ())
         pcm, start_s = reply_audio(spoken.pcm, turn)
-        said = EncodedTurn(
-            user=np.zeros((0, len(self._encoders.config.semantic_levels)), np.uint16),
-            speech=(0.0, 0.0),
-            user_words=[],
-            user_text="",
-            agent=self._encoders.acoustic(pcm),
-            agent_words=spread_words(turn, self._encoders.tokenizer, start_s, marked),
-            agent_text=turn.text,
-        )
-        return said, pcm
+        nothing = np.zeros((0, len(self._encoders.config.semantic_levels)), np.uint16)
+        placed = spread_words(turn, self._encoders.tokenizer, start_s, marked)
+        return EncodedTurn(nothing, (0.0, 0.0), [], "", self._encoders.acoustic(pcm), placed, turn.text), pcm
 
 
 def encode_sentences(path: Path, speaker: Speaker) -> list[dict[str, Any]]:
