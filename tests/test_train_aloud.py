@@ -115,7 +115,7 @@ def test_training_goes_on_with_the_talker_alone(
 ) -> None:
     """It learns, the backbone stays, a run goes on where it was, and a line that nobody can say is named."""
     monkeypatch.setattr(train_aloud, "HELD_LINES", 2)
-    run(tiny_models, tmp_path, "--steps", 2, "--lr", 1e-6)
+    run(tiny_models, tmp_path, "--steps", 2, "--lr", 1e-6, "--bf16")
     run(tiny_models, tmp_path, "--steps", 40, "--lr", 0.01)
     found = [line for line in capsys.readouterr().out.splitlines() if "valid_codes" in line]
     losses = [float(line.split("valid_codes ")[1].split()[0]) for line in found]

@@ -153,13 +153,17 @@ class Listener:
         hidden, _ = talker(frames.symbols, frames.acting, frames.before, talker.init_state(len(frames.codes)))
         rows = torch.arange(len(hidden))[:, None]
         shown = hidden[rows, batch.at[:, None] + torch.arange(CROP_FRAMES)]
-        values = draw(talker, shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+        codes = frame_loss(talker, hidden[batch.counted], frames.codes[batch.counted])
+        with torch.autocast("cpu", enabled=False):  # sound is not for half precision
+            values = draw(talker, shown.float().flatten(0, 1)).unflatten(0, shown.shape[:2])
+            return {"codes": codes, **self._sound(values, batch)}
+
+    def _sound(self, values: Tensor, batch: Crops) -> dict[str, Tensor]:
         output, _ = self._decoder.from_values(values, self._decoder.init_state(len(values)))
         made = synthesise(batch.pitch[..., 0], batch.pitch[..., 1], *output.responses())
         edge = EDGE_FRAMES * FRAME_SIZE
         made, true = made[:, edge + HOP :], batch.pcm[:, edge:-HOP]
         return {
-            "codes": frame_loss(talker, hidden[batch.counted], frames.codes[batch.counted]),
             **pitch_loss(output.octave, output.voicing_logit, batch.pitch),
             **self._spectral(made, true),
             "heard": self._hearing(made, true),
@@ -229,7 +233,7 @@ def main() -> None:
     parser.add_argument("--codes", type=float, default=1.0, help="weight of the codes' own loss")
     parser.add_argument("--hearing", type=float, default=1.0, help="weight of what speech_embedding hears differently")
     parser.add_argument("--corrupt", type=float, default=0.25, help="share of disturbed fed-back codes")
-    add_arguments(parser, minutes=60.0, frames=400, lr=3e-4, port=29_514)
+    add_arguments(parser, minutes=60.0, frames=800, lr=1e-4, port=29_514)
     start(train, parser.parse_args())
 
 
