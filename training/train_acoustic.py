@@ -117,6 +117,13 @@ def draw_batch(sources: list[Source], size: int, frames: int, rng: np.random.Gen
     return [torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True)]
 
 
+def sound_losses(audio: Tensor, pcm: Tensor, spectral: SpectralLoss, hearing: HearingLoss | None) -> dict[str, Tensor]:
+    """What is lost between crops [B, N] and the decoder's sound of them, which is one hop late, by name."""
+    edge = EDGE_FRAMES * FRAME_SIZE
+    made, true = audio[:, edge + HOP :], pcm[:, edge:-HOP]
+    return spectral(made, true) | ({"heard": hearing(made, true)} if hearing else {})
+
+
 def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
     """Both modules, new or from ``--init``."""
     half = AcousticHalf(config)
@@ -160,9 +167,7 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
         share = 1.0 if args.decoder_only else min(1.0, 0.5 + progress)  # share of items that are quantised
         hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
         audio, losses = half(mel, pitch, held, hard)
-        edge = EDGE_FRAMES * FRAME_SIZE
-        made, true = audio[:, edge + HOP :], pcm[:, edge:-HOP]
-        losses |= spectral(made, true) | ({"heard": hearing(made, true)} if hearing else {})
+        losses |= sound_losses(audio, pcm, spectral, hearing)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

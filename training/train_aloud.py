@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from models.checkpoint import load_weights, read_header, save_model
 from models.codec import Decoder
 from models.errors import ProsodyTagError
-from models.features import FRAME_SIZE, HOP, HOPS_PER_FRAME, SAMPLE_RATE
+from models.features import FRAME_SIZE, HOPS_PER_FRAME, SAMPLE_RATE
 from models.s2s import evaluating
 from models.score import Score
 from models.source_filter import synthesise
@@ -38,7 +38,7 @@ from training.encoders import CodecEncoders
 from training.losses import HearingLoss, SpectralLoss, pitch_loss
 from training.run import Budget
 from training.together import Task, add_arguments, begin, fit, start
-from training.train_acoustic import EDGE_FRAMES, WEIGHTS
+from training.train_acoustic import WEIGHTS, sound_losses
 from training.train_s2s import load_s2s
 from training.train_talker import Reply, ReplyBatch, collate, frame_loss, to_reply
 from training.tts import TtsError
@@ -161,13 +161,8 @@ class Listener:
     def _sound(self, values: Tensor, batch: Crops) -> dict[str, Tensor]:
         output, _ = self._decoder.from_values(values, self._decoder.init_state(len(values)))
         made = synthesise(batch.pitch[..., 0], batch.pitch[..., 1], *output.responses())
-        edge = EDGE_FRAMES * FRAME_SIZE
-        made, true = made[:, edge + HOP :], batch.pcm[:, edge:-HOP]
-        return {
-            **pitch_loss(output.octave, output.voicing_logit, batch.pitch),
-            **self._spectral(made, true),
-            "heard": self._hearing(made, true),
-        }
+        pitch = pitch_loss(output.octave, output.voicing_logit, batch.pitch)
+        return pitch | sound_losses(made, batch.pcm, self._spectral, self._hearing)
 
 
 def validate(talker: Talker, listener: Listener, held: Sequence[Spoken], size: int) -> dict[str, float]:

@@ -192,10 +192,10 @@ def log_scores(
 
 def set_statistics(encoder: SemanticEncoder, examples: Sequence[Example]) -> None:
     """Standardise embeddings by the training set's mean and deviation."""
-    whole = np.concatenate([example.embedding for example in examples[:2000]])[:, : len(encoder.mean)]
-    whole = whole.astype(np.float32)
-    encoder.mean.copy_(torch.from_numpy(whole.mean(0)))
-    encoder.std.copy_(torch.from_numpy(whole.std(0) + 1e-3))
+    sample = np.concatenate([example.embedding for example in examples[:2000]]).astype(np.float32)
+    sample = sample[:, : len(encoder.mean)]
+    encoder.mean.copy_(torch.from_numpy(sample.mean(0)))
+    encoder.std.copy_(torch.from_numpy(sample.std(0) + 1e-3))
 
 
 def read_splits(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[dict[str, list[Example]], int]:
