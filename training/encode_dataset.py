@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from models.errors import ProsodyTagError
 from models.features import FRAME_SIZE
 from models.prosody import canonical, strip_marks
 from training.audio_data import read_audio
@@ -28,7 +27,7 @@ from training.domain import Domain, OrderState, load_domain
 from training.encoders import CodecEncoders
 from training.mishearing import loose_opening
 from training.replies import PlacedWord, reply_audio, spread_words
-from training.tts import TtsError, synthesise
+from training.tts import spoken_lines, synthesise
 from training.user_features import FrontEnd, UserFeatures, load_features
 
 VALID_EVERY = 20
@@ -283,17 +282,9 @@ def encode_sentences(path: Path, speaker: Speaker) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line cannot be spoken; the message names it.
     """
-    lines = [" ".join(line.split()) for line in path.read_text("utf8").splitlines()]
     conversations: list[dict[str, Any]] = []
-    for number, line in enumerate(tqdm(lines, unit="line"), start=1):
-        if not line:
-            continue
-        index = len(conversations)
+    for index, turn in enumerate(tqdm(spoken_lines(path, speaker), unit="line")):
         split = "valid" if index % VALID_EVERY == VALID_EVERY - 1 else "train"
-        try:
-            turn = speaker(line)
-        except (TtsError, ProsodyTagError) as exc:
-            raise ValueError(f"{path}:{number}: {exc}") from exc
         conversations.append({"id": f"{path.stem}_{index:06d}", "split": split, "turns": [turn]})
     return conversations
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from models.checkpoint import load_overlap, save_model
 from models.codec import AcousticEncoder, CodecConfig, Decoder
-from models.errors import ProsodyTagError
 from models.features import FRAME_SIZE, HOP, SAMPLE_RATE
 from models.prosody import canonical
 from models.source_filter import synthesise
@@ -67,15 +66,8 @@ def spoken_clips(path: Path, max_seconds: float, voice: str) -> list[Clip]:
     """
     clips: list[Clip] = []
     seconds = 0.0
-    for number, line in enumerate(path.read_text("utf8").splitlines(), start=1):
-        if seconds >= max_seconds:
-            break
-        if not line.strip():
-            continue
-        try:
-            pcm = tts.synthesise(canonical(line), voice).pcm
-        except (tts.TtsError, ProsodyTagError) as exc:
-            raise ValueError(f"{path}:{number}: {exc}") from exc
+    lines = tts.spoken_lines(path, lambda line: tts.synthesise(canonical(line), voice).pcm)
+    while seconds < max_seconds and (pcm := next(lines, None)) is not None:
         clips.append(make_clip(pcm))
         seconds += len(pcm) / SAMPLE_RATE
     return clips

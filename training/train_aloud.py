@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from models.checkpoint import load_weights, read_header, save_model
 from models.codec import Decoder
-from models.errors import ProsodyTagError
 from models.features import FRAME_SIZE, HOPS_PER_FRAME, SAMPLE_RATE
 from models.s2s import evaluating
 from models.score import Score
@@ -41,7 +40,7 @@ from training.together import Task, add_arguments, begin, fit, start
 from training.train_acoustic import WEIGHTS, sound_losses
 from training.train_s2s import load_s2s
 from training.train_talker import Reply, ReplyBatch, collate, frame_loss, to_reply
-from training.tts import TtsError
+from training.tts import spoken_lines
 
 WARM_FRAMES = 28  # as far back as the talker looks
 CROP_FRAMES = 20  # that are decoded
@@ -79,13 +78,7 @@ def speak(path: Path, speaker: Speaker, score: Score, lead: int) -> Iterator[Spo
         OSError: the file cannot be read.
         ValueError: a line cannot be spoken; the message names it.
     """
-    for number, line in enumerate(path.read_text("utf8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            turn, pcm = speaker.aloud(line)
-        except (TtsError, ProsodyTagError) as exc:
-            raise ValueError(f"{path}:{number}: {exc}") from exc
+    for turn, pcm in spoken_lines(path, speaker.aloud):
         if len(turn.agent) >= CROP_FRAMES:
             clip = make_clip(pcm)
             yield Spoken(to_reply(turn, score, lead), clip.pcm, held_pitch(clip.pitch).astype(np.float16))

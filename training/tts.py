@@ -12,13 +12,15 @@ import importlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import soxr
 
+from models.errors import ProsodyTagError
 from models.prosody import PROSODY_TOKENS
 from training.phones import SILENCE
 
@@ -29,6 +31,7 @@ SPEECH_RMS = 0.1  # -20 dBFS
 PEAK_LIMIT = 0.7  # -3.1 dBFS
 PEAK_BEND = 0.28  # above it, where a word is louder than its sentence
 
+_Made = TypeVar("_Made")
 Segment = tuple[str, float, float]
 """Name, start in seconds, end in seconds."""
 
@@ -166,6 +169,22 @@ def synthesise(text: str, voice_spec: str, cache_dir: Path | None = None) -> Utt
         cached = finish(engine(text, spec))
         _write_cache(path, cached)
     return cached
+
+
+def spoken_lines(path: Path, say: Callable[[str], _Made]) -> Iterator[_Made]:
+    """What ``say`` makes of each line of a text file; empty lines are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8, or a line cannot be spoken; the message names the line.
+    """
+    for number, line in enumerate(path.read_text("utf8").splitlines(), start=1):
+        if words := line.split():
+            try:
+                made = say(" ".join(words))
+            except (TtsError, ProsodyTagError) as exc:
+                raise ValueError(f"{path}:{number}: {exc}") from exc
+            yield made
 
 
 def _engine(name: str) -> Synthesiser:
