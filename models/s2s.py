@@ -84,7 +84,6 @@ class FrameInput:
 
     ``agent[..., 0] < 0`` means no agent audio; ``user`` is ignored unless ``mode`` is LISTEN. ``recent`` [B, T, 4], the
     latest two pieces that are not PAD of text and of transcript, latest first, is only read with ``recent_dim``.
-    ``values`` [B, T, dims], where given, are taken for those of the user's codes.
     """
 
     mode: Tensor
@@ -93,7 +92,6 @@ class FrameInput:
     transcript: Tensor
     agent: Tensor
     recent: Tensor | None = None
-    values: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ class S2S(nn.Module):
 
     def embed(self, frame: FrameInput) -> Tensor:
         """Sum of all input streams, [B, T, D]."""
-        user = self.user_embed(self.user_fsq.dequantize(frame.user) if frame.values is None else frame.values)
+        user = self.user_embed(self.user_fsq.dequantize(frame.user))
         user = torch.where((frame.mode == LISTEN)[..., None], user, self.no_user)
         agent = self.agent_embed(self.agent_fsq.dequantize(frame.agent.clamp_min(0)))
         agent = torch.where(frame.agent[..., :1] < 0, self.no_agent, agent)

@@ -9,7 +9,6 @@ from models.runtime_state import latest
 from models.s2s import LISTEN, NOTE, READ, SPEAK, WRITE, S2SConfig
 from models.tokenizer import BOS, EOS, PAD
 from tests.tiny import LLAMA
-from training import mishearing
 from training.encode_dataset import EncodedTurn
 from training.s2s_batches import Batcher, collate
 from training.s2s_data import (
@@ -308,7 +307,7 @@ def test_a_sound_before_a_turn_holds_nothing_to_hear() -> None:
     plain = build_sequence(turns, CONFIG, np.random.default_rng(0))
     lengths = set()
     for seed in range(60):
-        sequence = build_sequence(turns, CONFIG, np.random.default_rng(seed), sounds=[(sound, None)])
+        sequence = build_sequence(turns, CONFIG, np.random.default_rng(seed), sounds=[sound])
         begins = (sequence.user[:7] == 39).all()
         lengths.add(bool(begins))
         if begins:
@@ -319,26 +318,3 @@ def test_a_sound_before_a_turn_holds_nothing_to_hear() -> None:
             words = sequence.transcript_target[sequence.transcript_target > 0]
             assert words.tolist() == plain.transcript_target[plain.transcript_target > 0].tolist()
     assert lengths == {True, False}
-
-
-def test_what_was_heard_is_known_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every spoken turn, from its beginning, and of the sound before it; a misheard opening as its codes."""
-    monkeypatch.setattr(mishearing, "BLURRED_SHARE", 0.0)
-    sound = (np.full((7, 1), 39, np.uint16), np.full((7, 3), -1, np.float16))
-    turns = [
-        replace(turn(seed), heard=np.repeat(np.arange(40, dtype=np.float16)[:, None], 3, 1), loose=1) for seed in (0, 1)
-    ]
-    seen = set()
-    for seed in range(40):
-        made = build_sequence(turns, CONFIG, np.random.default_rng(seed), unknown=[9], sounds=[sound])
-        heard = np.full(len(made.mode), -9)
-        for piece in made.heard:
-            end = piece.at + len(piece.embedding) - piece.first
-            heard[piece.at : end] = piece.embedding[piece.first :, 0]
-        listening = made.mode == LISTEN
-        np.testing.assert_array_equal(heard >= -1, listening)
-        own = heard >= 0
-        np.testing.assert_array_equal(heard[own], made.user[own, 0])
-        seen.add((len(made.heard), bool((np.diff(heard[own]) < -20).any() and 9 in made.transcript_target)))
-    assert {count for count, _ in seen} >= {2, 3}
-    assert {misheard for _, misheard in seen} == {True, False}

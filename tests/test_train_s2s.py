@@ -9,18 +9,14 @@ import torch
 from agent.domain.dialogue import Dialogue, DialogueTurn, Status
 from models.checkpoint import read_header, save_model
 from models.errors import ArtefactError
-from models.s2s import LISTEN, S2S
+from models.s2s import S2S
 from models.tokenizer import FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
 from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
 from training import train_s2s
 from training.domain import OrderState, load_domain
 from training.encode_dataset import EncodedTurn, save_codes
-from training.encoders import CodecEncoders
-from training.lexicon import phone_labels
-from training.listening import READS, Listening, SpokenPhones
-from training.mishearing import mishear_opening
 from training.s2s_batches import Batcher
-from training.s2s_data import IGNORE, Heard
+from training.s2s_data import IGNORE
 from training.together import new_optimizer
 from training.train_s2s import load_s2s, objectives, token_loss, validate
 from training.warm_start import start_from
@@ -101,79 +97,6 @@ def test_training_resumes_at_its_step(data: Path, tmp_path: Path, capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if "valid_text " not in line] == ["0"]
     assert [line.split()[1] for line in lines if "valid_text " in line] == ["4", "6", "6"]
-
-
-def _heard(turn: EncodedTurn, seed: int, codec: Path) -> EncodedTurn:
-    """The turn with something heard, and its codes by a codec."""
-    heard = np.random.default_rng(seed).standard_normal((len(turn.user), 96)).astype(np.float16)
-    return replace(turn, user=CodecEncoders(codec).semantic(heard), heard=heard)
-
-
-def test_codes_are_made_anew_from_what_was_heard(data: Path) -> None:
-    """As the codec makes them, frame by frame, while it has learnt nothing."""
-    turns = [_heard(turn, 3, data / "codec") for turn in _dialogue(3)]
-    model, listening = new_s2s(128).eval(), Listening(data / "codec").eval()
-    batch = Batcher([turns, turns], model.config, 400, 0.0, 0).next()
-    made, _ = listening(torch.zeros_like(batch.frame.user), batch.heard)
-    listened = batch.frame.mode == LISTEN
-    torch.testing.assert_close(made[listened], model.user_fsq.dequantize(batch.frame.user)[listened])
-    plain, _ = objectives(model, batch)
-    anew, _ = objectives(model, batch, listening)
-    assert anew.pop("spoken") > 0.0
-    torch.testing.assert_close(anew, plain)
-
-
-def test_codes_have_to_tell_the_phones() -> None:
-    """Of all that the dictionary knows; padding does not count. A reader that cannot read yet asks nothing of them."""
-    torch.manual_seed(1)
-    known = Heard(0, 0, np.zeros((12, 96), np.float16), "a large latte")
-    strange, noise = replace(known, text="a large zzyzx"), replace(known, text="")
-    assert phone_labels("a large latte") and not phone_labels("a large zzyzx")
-    reader, values = SpokenPhones(8), torch.randn(3, 15, 8).requires_grad_()
-    loss = reader(values, [known, strange, noise])
-    assert loss.item() > READS and torch.autograd.grad(loss, values, allow_unused=True)[0] is None
-    torch.testing.assert_close(loss, reader(values[:1], [known]))
-    torch.testing.assert_close(loss, reader(values[:1, :12], [known]))
-    assert reader(values[1:], [strange, noise]).item() == 0.0
-    optimizer = torch.optim.Adam(reader.parameters(), lr=0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        reader(values[:1], [known]).backward()
-        optimizer.step()
-    learnt = reader(values[:1], [known])
-    assert learnt.item() < min(READS, 0.3 * loss.item())
-    assert torch.autograd.grad(learnt, values)[0].abs().max() > 0.0
-
-
-def test_of_a_misheard_turn_nobody_knows_the_phones(data: Path) -> None:
-    """Its frames are in disorder."""
-    turn = replace(_heard(_dialogue(0)[0], 0, data / "codec"), loose=1)
-    misheard = mishear_opening(turn, [5], np.random.default_rng(0))
-    assert turn.user_text and not misheard.user_text
-
-
-def test_codes_are_learnt_with_what_they_mean(data: Path, tmp_path: Path) -> None:
-    """The codec beside the model is its own then, and a run goes on with both; without what was heard it is refused."""
-    with pytest.raises(ValueError, match="--keep_heard"):
-        _train(data, tmp_path / "out", "--tune_codes", "--steps", 1)
-    splits = ["train"] * 4 + ["valid"]
-    dialogues = [[_heard(turn, i, data / "codec") for turn in _dialogue(i)] for i in range(5)]
-    rows = [{"id": f"{i}", "split": split, "turns": dialogues[i]} for i, split in enumerate(splits)]
-    kept = tmp_path / "kept"
-    save_codes(kept / "codes_0.npz", rows)
-    where = ["--data_dir", kept, "--codec", data / "codec", "--output", tmp_path / "out", "--config", data / "s2s.yaml"]
-
-    def weights(codec: Path) -> torch.Tensor:
-        return Listening(codec).encoder.leave.weight
-
-    for steps in (3, 5):
-        before = weights(tmp_path / "out" / "codec" if steps == 5 else data / "codec")
-        run_main(train_s2s.main, *where, "--minutes", 0, "--frames", 150, "--tune_codes", "--steps", steps)
-        assert not torch.equal(weights(tmp_path / "out" / "codec"), before)
-    assert load_s2s(tmp_path / "out").config.user_levels == CODEC.semantic_levels
-    for name in ("acoustic", "decoder"):
-        made, was = (folder / f"{name}.safetensors" for folder in (tmp_path / "out" / "codec", data / "codec"))
-        assert made.read_bytes() == was.read_bytes()
 
 
 def test_training_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:

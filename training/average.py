@@ -3,9 +3,8 @@
 ``python -m training.average --s2s BEFORE AFTER --output runs/between``
 
 The weights lie ``--share`` of the way from the first to the second ("Robust fine-tuning of zero-shot models",
-Wortsman et al., arXiv 2109.01903). Both have to have the same sizes: where the second is deeper or its codec has more
-codes, :mod:`training.deepen` or :mod:`training.widen` the first. With ``--codec`` the semantic encoders of two codecs
-are averaged, too; that is written to OUTPUT/codec.
+Wortsman et al., arXiv 2109.01903). Both have to have the same sizes: where the second is deeper, :mod:`training.deepen`
+the first.
 """
 
 import argparse
@@ -18,10 +17,7 @@ import torch
 from torch import nn
 
 from models.checkpoint import read_header, save_model
-from models.codec import SemanticEncoder
 from models.errors import ModelError
-from models.s2s import S2S
-from training.encoders import load_codec_config, load_semantic, save_codec
 from training.train_s2s import load_s2s
 
 M = TypeVar("M", bound=nn.Module)
@@ -42,20 +38,10 @@ def between(first: M, second: M, share: float) -> M:
     return second
 
 
-def share_what_is_new(model: S2S, first: SemanticEncoder, second: SemanticEncoder) -> None:
-    """Of what :mod:`training.widen` gave ``first``, take ``second``'s: it changes nothing where nobody listens to it.
-
-    That is codes to which ``model``, which goes with ``first``, does not listen.
-    """
-    unheard = ~model.get_parameter("user_embed.0.weight").any(0)
-    first.leave.weight[unheard], first.leave.bias[unheard] = second.leave.weight[unheard], second.leave.bias[unheard]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--s2s", type=Path, nargs=2, required=True, metavar="DIR", help="checkpoint directories")
-    parser.add_argument("--codec", type=Path, nargs=2, metavar="DIR", help="their codecs, where these differ")
     parser.add_argument("--share", type=float, default=0.5, help="of the second (default: 0.5)")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -66,16 +52,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if first.config != second.config:
             raise ValueError("the two models have other sizes")
         with torch.no_grad():
-            if args.codec:
-                before, after = args.codec
-                if load_codec_config(before) != load_codec_config(after):
-                    raise ValueError("the two codecs have other sizes")
-                start, end = load_semantic(before), load_semantic(after)
-                share_what_is_new(first, start, end)
-                encoder = between(start, end, args.share)
-                told = read_header(after, "repartee-codec", "semantic")["provenance"]
-                told = {**told, "averaged": f"{averaged} {before}"}
-                save_codec(args.output / "codec", after, encoder, load_codec_config(after), told)
             model = between(first, second, args.share)
         told = {**provenance, "averaged": f"{averaged} {args.s2s[0]}"}
         save_model(args.output, "repartee-s2s", model, model.config, told)

@@ -35,10 +35,7 @@ VALID_EVERY = 20
 
 @dataclass(frozen=True, slots=True)
 class EncodedTurn:
-    """One exchange in frames. user uint16 [T, n]; agent uint16 [N, m]; words are (token ids, frame).
-
-    heard: what the user's codes are made of, float16 [T, D], where that is kept.
-    """
+    """One exchange in frames. user uint16 [T, n]; agent uint16 [N, m]; words are (token ids, frame)."""
 
     user: np.ndarray
     speech: tuple[float, float]
@@ -49,7 +46,6 @@ class EncodedTurn:
     agent_text: str
     note: list[int] | None = None  # what is remembered after the reply; None: nothing is noted
     loose: int = 0  # so many words at the beginning of the user's turn carry nothing
-    heard: np.ndarray | None = None
 
 
 def encode_turn(
@@ -61,12 +57,11 @@ def encode_turn(
     known: frozenset[str] = frozenset(),
     note: str | None = None,
     loose: int = 0,
-    keep_heard: bool = False,
 ) -> EncodedTurn:
     """Put one exchange together; user words without times get an even spread over the turn.
 
     With ``known`` words given, all others are written as the unknown word; ``note`` is remembered after the reply;
-    ``loose`` words at the beginning carry nothing; ``keep_heard``: with what the user's codes are made of.
+    ``loose`` words at the beginning carry nothing.
     """
     words = features.words
     span = (features.end - features.start) / max(len(words), 1)
@@ -88,7 +83,6 @@ def encode_turn(
         agent_text=turn.text,
         note=None if note is None else tokenizer.encode(note),
         loose=loose,
-        heard=features.embedding if keep_heard else None,
     )
 
 
@@ -99,7 +93,6 @@ def encode_conversation(
     cache: dict[str, np.ndarray],
     domain: Domain | None = None,
     speaker: "Speaker | None" = None,
-    keep_heard: bool = False,
 ) -> dict[str, Any]:
     """All turns of one folder; ``cache`` keeps reply codes by text, since one voice says a sentence one way.
 
@@ -127,7 +120,7 @@ def encode_conversation(
             agent, words = cache[key], spread_words(turn.assistant, encoders.tokenizer, start_s)
         note = domain.note(OrderState.from_json(turn.state)) if domain else None
         loose = loose_opening(domain, user.text) if domain else 0
-        turns.append(encode_turn(user, turn.assistant, agent, words, encoders, known, note, loose, keep_heard))
+        turns.append(encode_turn(user, turn.assistant, agent, words, encoders, known, note, loose))
     return {"id": conversation.id, "split": conversation.split, "turns": turns}
 
 
@@ -146,13 +139,8 @@ def encode_folder(folder: Path, codec: Path) -> Path:
     return path
 
 
-def heard_file(path: Path) -> Path:
-    """Beside a file of codes: what the users' codes in it are made of, one float16 [frames, D]."""
-    return path.with_suffix(".heard.npy")
-
-
 def save_codes(path: Path, conversations: Sequence[dict[str, Any]]) -> None:
-    """Write all conversations to one npz, atomically, and what was heard beside it, where that is kept."""
+    """Write all conversations to one npz, atomically."""
     turns = [turn for conversation in conversations for turn in conversation["turns"]]
     meta = [
         {
@@ -182,11 +170,6 @@ def save_codes(path: Path, conversations: Sequence[dict[str, Any]]) -> None:
             agent=np.concatenate([turn.agent for turn in turns]),
             meta=np.array(json.dumps(meta)),
         )
-    heard_file(path).unlink(missing_ok=True)  # of other codes
-    if any(turn.heard is not None for turn in turns):
-        with path.with_suffix(".part_heard").open("wb") as file:
-            np.save(file, np.concatenate([turn.heard for turn in turns if turn.heard is not None]))
-        os.replace(path.with_suffix(".part_heard"), heard_file(path))
     os.replace(path.with_suffix(".part"), path)
 
 
@@ -199,11 +182,8 @@ def load_codes(path: Path) -> dict[str, list[list[EncodedTurn]]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             user, agent, meta = data["user"], data["agent"], json.loads(str(data["meta"]))
-        heard = np.load(heard_file(path), mmap_mode="r", allow_pickle=False) if heard_file(path).exists() else None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
         raise ValueError(f"{path}: not a file of training.encode_dataset ({exc})") from exc
-    if heard is not None and len(heard) != len(user):
-        raise ValueError(f"{heard_file(path)}: {len(heard)} frames, the codes beside it have {len(user)}")
     splits: dict[str, list[list[EncodedTurn]]] = {"train": [], "valid": []}
     u = a = 0
     for row in meta:
@@ -215,7 +195,6 @@ def load_codes(path: Path) -> dict[str, list[list[EncodedTurn]]]:
                     user[u : u + n_user], tuple(turn["speech"]), [tuple(word) for word in turn["user_words"]],
                     turn["user_text"], agent[a : a + n_agent], [tuple(word) for word in turn["agent_words"]],
                     turn["agent_text"], turn.get("note"), turn.get("loose", 0),
-                    None if heard is None else heard[u : u + n_user],
                 )
             )  # fmt: skip
             u, a = u + n_user, a + n_agent
@@ -306,7 +285,6 @@ def main() -> None:
         action="store_true",
         help="speak the replies of conversations anew as their prosody tokens say, and put those into the text stream",
     )
-    parser.add_argument("--keep_heard", action="store_true", help="for training.train_s2s --tune_codes; 1 kB a frame")
     parser.add_argument("--tts", default="hibari:heart", help="voice of --open_text and --prosody")
     parser.add_argument("--cache_dir", type=Path, help="where their utterances are kept between runs")
     parser.add_argument("--name", default="", help="output files are codes_NAME0.npz, codes_NAME1.npz, ...")
@@ -323,9 +301,7 @@ def main() -> None:
     cache: dict[str, np.ndarray] = {}
     for index, features in enumerate(args.features or [args.codec / "features"]):
         conversations = [
-            encode_conversation(
-                folder, file, encoders, cache, domain, speaker if args.prosody else None, args.keep_heard
-            )
+            encode_conversation(folder, file, encoders, cache, domain, speaker if args.prosody else None)
             for folder, file in tqdm(list(paired_folders(args.data_dir, features)), unit="conv")
         ]
         save_codes(args.output / f"codes_{args.name}{index}.npz", conversations)

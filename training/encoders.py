@@ -1,13 +1,11 @@
 """A codec's two encoders, for whole clips: what turns recordings into the codes of a data set."""
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from models.checkpoint import load_weights, read_dataclass, save_model
+from models.checkpoint import load_weights, read_dataclass
 from models.codec import AcousticEncoder, CodecConfig, SemanticEncoder
 from models.features import FRAME_SIZE, analyse, new_history
 from models.tokenizer import Tokenizer
@@ -18,29 +16,6 @@ WARM_FRAMES = 4
 def load_codec_config(codec: Path) -> CodecConfig:
     """The configuration written with the codec's semantic part."""
     return read_dataclass(codec, "repartee-codec", CodecConfig, "semantic")
-
-
-def load_semantic(codec: Path, dropout: float = 0.0) -> SemanticEncoder:
-    """A codec's semantic encoder.
-
-    Raises:
-        ArtefactError: it is missing or damaged.
-    """
-    encoder = SemanticEncoder(load_codec_config(codec), dropout)
-    load_weights(encoder, codec, "semantic")
-    return encoder
-
-
-def save_codec(
-    directory: Path, codec: Path, encoder: SemanticEncoder, config: CodecConfig, provenance: dict[str, Any]
-) -> None:
-    """Write a codec with another semantic encoder; the weights of all else are copied from ``codec``."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for part in ("acoustic", "decoder"):
-        for suffix in (".safetensors", ".json"):
-            shutil.copy(codec / f"{part}{suffix}", directory)
-    Tokenizer.load(codec / "tokenizer.json").save(directory / "tokenizer.json")
-    save_model(directory, "repartee-codec", encoder, config, provenance, "semantic")
 
 
 class CodecEncoders:
@@ -54,7 +29,8 @@ class CodecEncoders:
         torch.set_num_threads(1)
         self.config = load_codec_config(codec)
         self.tokenizer = Tokenizer.load(codec / "tokenizer.json")
-        self._semantic, self._acoustic = load_semantic(codec).eval(), AcousticEncoder(self.config).eval()
+        self._semantic, self._acoustic = SemanticEncoder(self.config).eval(), AcousticEncoder(self.config).eval()
+        load_weights(self._semantic, codec, "semantic")
         load_weights(self._acoustic, codec, "acoustic")
 
     @torch.inference_mode()

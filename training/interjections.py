@@ -8,7 +8,6 @@ before what users say.
 """
 
 import argparse
-import itertools
 import os
 import random
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from models.features import FRAME_SIZE, SAMPLE_RATE
 from training.audio_data import read_audio
 from training.encoders import CodecEncoders
 from training.evaluation_sets import find_noises
-from training.s2s_data import Sound
 from training.tts import TtsError, synthesise
 from training.user_features import DITHER, Augmenter, FrontEnd
 from training.voices import draw_voice
@@ -70,23 +68,16 @@ def surround(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return pcm
 
 
-def save_sounds(path: Path, sounds: Sequence[Sound]) -> None:
-    """Write sounds to one npz, atomically."""
+def save_sounds(path: Path, sounds: Sequence[np.ndarray]) -> None:
+    """Write the codes [T, groups] of sounds to one npz, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    arrays = {
-        "user": np.concatenate([codes for codes, _ in sounds]),
-        "frames": np.array([len(one) for one, _ in sounds]),
-    }
-    kept = [heard for _, heard in sounds if heard is not None]
-    if kept:
-        arrays["heard"] = np.concatenate(kept)
     with part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, user=np.concatenate(sounds), frames=np.array([len(sound) for sound in sounds]))
     os.replace(part, path)
 
 
-def load_sounds(path: Path) -> list[Sound]:
+def load_sounds(path: Path) -> list[np.ndarray]:
     """What :func:`save_sounds` wrote; nothing where there is no file.
 
     Raises:
@@ -96,9 +87,7 @@ def load_sounds(path: Path) -> list[Sound]:
         return []
     try:
         with np.load(path, allow_pickle=False) as data:
-            ends = np.cumsum(data["frames"])[:-1]
-            heard = np.split(data["heard"], ends) if "heard" in data else itertools.repeat(None)
-            return list(zip(np.split(data["user"], ends), heard, strict=False))
+            return np.split(data["user"], np.cumsum(data["frames"])[:-1])
     except (OSError, EOFError, ValueError, KeyError) as exc:
         raise ValueError(f"{path}: not a file of training.interjections ({exc})") from exc
 
@@ -111,7 +100,6 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--count", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--keep_heard", action="store_true", help="for training.train_s2s --tune_codes")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     noises = [path for at, path in enumerate(find_noises(args.noise_dir)) if at % HELD_OUT_EVERY]
@@ -124,8 +112,7 @@ def main() -> None:
         pcm = surround(sound, rng)
         if rng.random() < AUGMENTED_SHARE:
             pcm = augmenter(pcm, rng)
-        heard = front(pcm).astype(np.float16)
-        sounds.append((encoders.semantic(heard), heard if args.keep_heard else None))
+        sounds.append(encoders.semantic(front(pcm)))
     save_sounds(args.output, sounds)
     print(f"{len(sounds)} sounds -> {args.output}")
 

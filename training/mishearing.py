@@ -52,9 +52,8 @@ def mishear_opening(turn: EncodedTurn, unknown: list[int], rng: np.random.Genera
     spoken = np.arange(begin, max(int(turn.speech[1]), begin + 1))
     order[begin:end] = rng.choice(spoken, max(end - begin, 0))
     words = [(unknown, frame) for _, frame in turn.user_words[:count]]
-    heard = None if turn.heard is None else turn.heard[order]
     words += turn.user_words[count:]
-    return replace(turn, user=turn.user[order], heard=heard, user_words=words, user_text="")
+    return replace(turn, user=turn.user[order], user_words=words)
 
 
 def disturb(

@@ -15,8 +15,6 @@ from training.s2s_data import (
     LEAD_FRAMES,
     TRAIL_FRAMES,
     FrameSequence,
-    Heard,
-    Sound,
     WrittenTurn,
     build_sequence,
     build_written,
@@ -36,7 +34,6 @@ class Batch:
     text: Tensor
     transcript: Tensor
     turn: Tensor
-    heard: Sequence[tuple[int, Heard]] = ()  # row, and what was heard in it
 
 
 def collate(sequences: Sequence[FrameSequence]) -> Batch:
@@ -58,7 +55,7 @@ def collate(sequences: Sequence[FrameSequence]) -> Batch:
     )  # fmt: skip
     return Batch(
         frame, padding, stack("text_target", IGNORE), stack("transcript_target", IGNORE),
-        stack("turn_target", IGNORE), [(row, piece) for row, one in enumerate(sequences) for piece in one.heard],
+        stack("turn_target", IGNORE),
     )  # fmt: skip
 
 
@@ -79,7 +76,7 @@ class Batcher:
         written: Callable[[np.random.Generator], list[WrittenTurn]] | None = None,
         written_share: float = 0.0,
         unknown: list[int] | None = None,
-        sounds: Sequence[Sound] = (),
+        sounds: Sequence[np.ndarray] = (),
     ) -> None:
         self._sounds = sounds
         self._written, self._written_share = written, written_share

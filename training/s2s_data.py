@@ -22,30 +22,13 @@ TRAIL_FRAMES = (4, 11)  # and after it
 SOUND_SHARE = 0.12  # of user turns in disturbed batches begin after a sound in which there is nothing to hear
 MAX_GAP, GAP_SHARE = 3, 0.3  # steps between words in a share of the written dialogues; others need half the room
 
-Sound = tuple[np.ndarray, np.ndarray | None]
-"""A sound that is no turn: user codes [T, groups], and what they are made of, [T, D], where that is kept."""
 WrittenTurn = tuple[list[list[int]], list[list[int]], list[int]]
 """Pieces of every word of the user and of the reply, and of the note after it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What the codes of a user's turn are made of.
-
-    at: the step that hears frame ``first`` of it, and so on.
-    embedding: float16 [frames, D], from the turn's beginning to the last frame that a step hears.
-    text: what is said in it, empty where nobody knows.
-    """
-
-    at: int
-    first: int
-    embedding: np.ndarray
-    text: str = ""
-
-
 @dataclass(slots=True)
 class FrameSequence:
-    """One dialogue, T steps. Inputs: mode to recent, heard where it is kept. Targets: *_target, IGNORE where free."""
+    """One dialogue, T steps. Inputs: mode to recent. Targets: *_target, IGNORE where free."""
 
     mode: np.ndarray
     user: np.ndarray
@@ -57,7 +40,6 @@ class FrameSequence:
     transcript_target: np.ndarray
     agent_target: np.ndarray
     turn_target: np.ndarray
-    heard: Sequence[Heard] = ()
 
 
 def place(words: Sequence[tuple[list[int], float]], first: int, size: int) -> np.ndarray:
@@ -74,7 +56,7 @@ def place(words: Sequence[tuple[list[int], float]], first: int, size: int) -> np
 
 
 def listen_steps(turn: EncodedTurn, config: S2SConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The user's turn: codes in, transcript and turn state out; and which frame of the turn each step hears."""
+    """The user's turn: codes in, transcript and turn state out."""
     start, end = turn.speech
     lead, trail = int(rng.integers(*LEAD_FRAMES)), int(rng.integers(*TRAIL_FRAMES))
     begin = max(int(start) - lead, 0)
@@ -91,7 +73,6 @@ def listen_steps(turn: EncodedTurn, config: S2SConfig, rng: np.random.Generator)
         "transcript_target": place(delayed, 0, size),
         "agent_target": np.full((size, turn.agent.shape[1]), IGNORE),
         "turn_target": np.stack([finished, speaking], axis=1).astype(np.int64),
-        "frame": index,
     }
 
 
@@ -157,19 +138,13 @@ def note_steps(pieces: Sequence[int], groups: tuple[int, int]) -> dict[str, np.n
 
 
 def _spoken_steps(
-    turn: EncodedTurn, config: S2SConfig, rng: np.random.Generator, sounds: Sequence[Sound], at: int
-) -> tuple[dict[str, np.ndarray], list[Heard]]:
-    """A spoken turn, after a sound or not, from step ``at`` on, and what is kept of what was heard."""
-    heard, kept = listen_steps(turn, config, rng), list[Heard]()
-    frames = heard.pop("frame", None)
+    turn: EncodedTurn, config: S2SConfig, rng: np.random.Generator, sounds: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A spoken turn, after a sound or not."""
+    heard = listen_steps(turn, config, rng)
     if sounds and rng.random() < SOUND_SHARE:
-        sound, embedding = sounds[int(rng.integers(len(sounds)))]
-        heard = after_sound(heard, sound)
-        kept += [] if embedding is None else [Heard(at, 0, embedding)]
-        at += len(sound)
-    if turn.heard is not None and frames is not None:
-        kept.append(Heard(at, int(frames[0]), turn.heard[: frames[-1] + 1], turn.user_text))
-    return heard, kept
+        heard = after_sound(heard, sounds[int(rng.integers(len(sounds)))])
+    return heard
 
 
 def build_sequence(
@@ -179,7 +154,7 @@ def build_sequence(
     corrupt: float = 0.0,
     typed_share: float = 0.0,
     unknown: list[int] | None = None,
-    sounds: Sequence[Sound] = (),
+    sounds: Sequence[np.ndarray] = (),
 ) -> FrameSequence:
     """A dialogue as teacher-forced inputs and targets.
 
@@ -190,11 +165,10 @@ def build_sequence(
         corrupt: share of steps whose fed-back agent codes are disturbed; half of it have their transcript hidden.
         typed_share: share of user turns that are typed instead of heard, and of replies written instead of spoken.
         unknown: the unknown word; with it some turns are misheard.
-        sounds: sounds that are no turn; some turns begin after one.
+        sounds: codes [T, groups] of sounds that are no turn; some turns begin after one.
     """
     parts: list[dict[str, np.ndarray]] = []
     say: list[np.ndarray] = []
-    pieces: list[Heard] = []
     for turn in turns:
         groups = (turn.user.shape[1], turn.agent.shape[1])
         typed, written = rng.random(2) < typed_share
@@ -205,8 +179,7 @@ def build_sequence(
             heard = written_steps([ids for ids, _ in turn.user_words], READ, groups, rng)
         else:
             misheard = disturb(turn, config.user_levels, unknown, rng) if unknown else turn
-            heard, kept = _spoken_steps(misheard, config, rng, sounds, sum(map(len, say)))
-            pieces += kept
+            heard = _spoken_steps(misheard, config, rng, sounds)
         if written and len(turn.user) and turn.agent_words:
             said = written_steps([ids for ids, _ in turn.agent_words], WRITE, groups, rng)
         else:
@@ -215,9 +188,7 @@ def build_sequence(
         parts += [heard, said, *noted]
         say += [np.full(len(heard["mode"]), not len(turn.user))]
         say += [np.zeros(len(part["mode"]), bool) for part in (said, *noted)]
-    sequence = _teacher_forced(parts, np.concatenate(say), rng, corrupt)
-    sequence.heard = pieces
-    return sequence
+    return _teacher_forced(parts, np.concatenate(say), rng, corrupt)
 
 
 def build_written(turns: Sequence[WrittenTurn], config: S2SConfig, rng: np.random.Generator) -> FrameSequence:

@@ -5,8 +5,7 @@
 With ``--domain``, ``--written_share`` of the batches are dialogues in text alone, drawn anew from the domain file: they
 teach the conversation's state at a fraction of the frames. A share of 1 needs no codes at all.
 
-What is trained is the backbone: what is said and when. How it sounds is :mod:`training.train_talker`'s. With
-``--tune_codes`` the codec's semantic codes are trained along: :mod:`training.listening`.
+What is trained is the backbone: what is said and when. How it sounds is :mod:`training.train_talker`'s.
 
 Workers are single-threaded processes that average gradients (gloo); on a GPU use one. The run resumes from its
 directory; the learning rate follows the larger of the used share of steps, epochs and wall-clock budget.
@@ -30,7 +29,6 @@ from models.tokenizer import PAD, Tokenizer
 from training.encode_dataset import EncodedTurn, load_codes
 from training.encoders import load_codec_config
 from training.interjections import load_sounds
-from training.listening import Listening
 from training.run import Budget, read_section
 from training.s2s_batches import Batch, Batcher
 from training.s2s_data import IGNORE, WrittenTurn
@@ -41,7 +39,7 @@ from training.written import has_marks, written_dialogues
 HEARD_PAD_WEIGHT = 0.3  # a heard word is written as soon as it is likely
 RECENT_DIM = 128
 WRITTEN_CHECKS, WRITTEN_SEED = 200, 7
-WEIGHTS = {"text": 3.0, "transcript": 1.5, "turn": 0.4, "spoken": 0.5}
+WEIGHTS = {"text": 3.0, "transcript": 1.5, "turn": 0.4}
 
 
 def load_s2s(directory: Path) -> S2S:
@@ -75,42 +73,27 @@ def turn_loss(model: S2S, hidden: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(model.turn_head(hidden[heard]), target[heard].float())
 
 
-def objectives(
-    model: S2S, batch: Batch, listening: Listening | None = None
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The losses of a batch, and accuracies on non-PAD targets; ``listening`` makes the codes anew.
+def objectives(model: S2S, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The losses of a batch, and accuracies on non-PAD targets.
 
     The text's PAD counts in full, since when to write nothing is learnt like any word: who weighs it less speaks too
     fast.
     """
-    frame = batch.frame
-    told: dict[str, Tensor] = {}
-    if listening is not None:
-        values, told["spoken"] = listening(frame.user, batch.heard)
-        frame = replace(frame, values=values)
-    hidden = model.hidden(frame, batch.padding)
+    hidden = model.hidden(batch.frame, batch.padding)
     text, text_right = token_loss(model.text_head, hidden, batch.text)
     transcript, transcript_right = token_loss(model.transcript_head, hidden, batch.transcript, HEARD_PAD_WEIGHT)
-    losses = {
-        "text": text,
-        "transcript": transcript,
-        "turn": turn_loss(model, hidden, batch.turn),
-        **told,
-    }
+    losses = {"text": text, "transcript": transcript, "turn": turn_loss(model, hidden, batch.turn)}
     return losses, {"text_acc": text_right, "transcript_acc": transcript_right}
 
 
-def validate(
-    model: S2S, conversations: list[list[EncodedTurn]], config: S2SConfig, frames: int,
-    listening: Listening | None = None,
-) -> dict[str, float]:  # fmt: skip
+def validate(model: S2S, conversations: list[list[EncodedTurn]], config: S2SConfig, frames: int) -> dict[str, float]:
     """Mean losses and accuracies over up to 20 batches of unseen voices."""
     batcher = Batcher(conversations, config, frames, 0.0, 0)
     seen: dict[str, list[float]] = {}
     count = min(batcher.epoch_batches(), 20) if batcher.usable else 0
-    with evaluating(torch.nn.ModuleList([model, *([listening] if listening else [])])):
+    with evaluating(model):
         for _ in range(count):
-            losses, scores = objectives(model, batcher.next(), listening)
+            losses, scores = objectives(model, batcher.next())
             for name, value in ({key: loss.item() for key, loss in losses.items()} | scores).items():
                 seen.setdefault(name, []).append(value)
     return {f"valid_{name}": float(np.nanmean(values)) for name, values in seen.items() if not np.isnan(values).all()}
@@ -187,10 +170,6 @@ def new_batcher(
     batcher = Batcher(dialogues, config, args.frames, args.corrupt, seed, written, share, unknown, sounds)
     if config.notes and any(turn.note is None and len(turn.user) for turns in dialogues for turn in turns):
         raise ValueError(f"{args.data_dir}: replies without notes: run training.encode_dataset with --domain, too")
-    if args.tune_codes and any(turn.heard is None and len(turn.user) for turns in dialogues for turn in turns):
-        raise ValueError(
-            f"{args.data_dir}: codes without what was heard: run training.encode_dataset with --keep_heard"
-        )
     if not batcher.usable and share < 1.0:
         raise ValueError(f"{args.data_dir}: no dialogue fits into the window of {config.window} frames")
     return batcher
@@ -212,25 +191,20 @@ def train(rank: int, args: argparse.Namespace) -> None:
     unknown = tokenizer.unknown_word if args.corrupt else None
     batcher = new_batcher(args, splits["train"], model.config, rank, unknown, written)
 
-    listening = Listening(args.codec) if args.tune_codes else None
-    whole = torch.nn.ModuleDict({"s2s": model, "listening": listening}) if listening else model
-
     def learn() -> tuple[Tensor, dict[str, float]]:
-        losses, scores = objectives(model, batcher.next(), listening)
+        losses, scores = objectives(model, batcher.next())
         return weighted_sum(losses), {name: loss.item() for name, loss in losses.items()} | scores
 
     def save(provenance: dict[str, Any]) -> None:
         save_model(args.output, "repartee-s2s", model, model.config, provenance)
-        if listening:
-            listening.save(args.output / "codec", provenance)
 
     budget = Budget(learning_steps(args, batcher, args.workers), args.minutes)
 
     def check() -> dict[str, float]:
-        found = validate(model, splits["valid"], model.config, args.frames, listening)
+        found = validate(model, splits["valid"], model.config, args.frames)
         return found | (validate_written(model, written, args.frames) if written else {})
 
-    fit(rank, args, whole, Task(budget, batcher.restart, learn, check, save))
+    fit(rank, args, model, Task(budget, batcher.restart, learn, check, save))
 
 
 def main() -> None:
@@ -245,11 +219,6 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="YAML with a section 's2s'")
     parser.add_argument("--epochs", type=float, default=0.0, help="0 = no limit")
     parser.add_argument("--corrupt", type=float, default=0.08, help="share of disturbed fed-back inputs")
-    parser.add_argument(
-        "--tune_codes",
-        action="store_true",
-        help="train the codec's semantic encoder, too, on codes with --keep_heard; written to OUTPUT/codec",
-    )
     add_arguments(parser, minutes=60.0, frames=1600, lr=1.2e-3, port=29_511)
     args = parser.parse_args()
     if args.data_dir is None and (args.domain is None or args.written_share < 1.0):
