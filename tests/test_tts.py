@@ -9,7 +9,7 @@ from models.features import analyse, new_history
 from training import tts
 from training.accents import FEATURES, draw_accent, exchange_of
 from training.phones import ARPABET, PHONES, SILENCE, UNKNOWN, align, espeak_to_arpabet, radio_to_arpabet
-from training.tts import SAMPLE_RATE, Segment, TtsError, Utterance, VoiceSpec, finish, synthesise, tile
+from training.tts import SAMPLE_RATE, Segment, TtsError, Utterance, VoiceSpec, finish, spoken_lines, synthesise, tile
 from training.tts_espeak import ACCENTS, MORE_ACCENTS, variants
 from training.tts_festival import parse_labels, two_streams
 
@@ -312,3 +312,21 @@ def test_hibari_spreads_words_that_are_spoken_as_several() -> None:
     assert all(a[1] < b[1] and a[2] <= b[2] for a, b in zip(said.words, said.words[1:], strict=False))
     with pytest.raises(TtsError, match="no voice 'emma'"):
         synthesise("hello", "hibari:emma")
+
+
+def test_lines_are_spoken_one_by_one(tmp_path: Path) -> None:
+    """Those asked for, without their white space and without empty ones; one that cannot be spoken is named."""
+    path = tmp_path / "lines.txt"
+    path.write_text("one\n\n two  words \nthree\nfour\n", "utf8")
+    assert list(spoken_lines(path, str.upper)) == ["ONE", "TWO WORDS", "THREE", "FOUR"]
+    assert list(spoken_lines(path, str.upper, slice(2, None, 2))) == ["TWO WORDS", "FOUR"]
+
+    def say(line: str) -> str:
+        if line == "three":
+            raise TtsError("no")
+        return line
+
+    made = spoken_lines(path, say, slice(2, None))
+    assert next(made) == "two words"
+    with pytest.raises(ValueError, match=r"lines\.txt:4: no"):
+        next(made)

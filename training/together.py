@@ -5,6 +5,7 @@ Worker 0 decides when to stop and to save, logs, validates and writes checkpoint
 
 import argparse
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,7 @@ def begin(rank: int, args: argparse.Namespace) -> None:
     """What a worker does first: meet the others on this machine, and seed."""
     torch.set_num_threads(args.threads)
     if args.workers > 1:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # sent when the parent ends
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(args.port))
         dist.init_process_group("gloo", rank=rank, world_size=args.workers)

@@ -15,7 +15,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from training.tts import spoken_lines
 
 WARM_FRAMES = 28  # as far back as the talker looks
 CROP_FRAMES = 20  # that are decoded
-HELD_LINES = 60
+HELD_LINES = 80  # the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +70,14 @@ class Crops:
     pitch: Tensor
 
 
-def speak(path: Path, speaker: Speaker, score: Score, lead: int) -> Iterator[Spoken]:
-    """The lines of a text file, which may hold prosody tokens, in the agent's voice; those too short for a crop not.
+def speak(path: Path, speaker: Speaker, score: Score, lead: int, which: slice) -> Iterator[Spoken]:
+    """Lines of a text file, which may hold prosody tokens, in the agent's voice; those too short for a crop not.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: a line cannot be spoken; the message names it.
     """
-    for turn, pcm in spoken_lines(path, speaker.aloud):
+    for turn, pcm in spoken_lines(path, speaker.aloud, which):
         if len(turn.agent) >= CROP_FRAMES:
             clip = make_clip(pcm)
             yield Spoken(to_reply(turn, score, lead), clip.pcm, held_pitch(clip.pitch).astype(np.float16))
@@ -180,9 +179,10 @@ def train(rank: int, args: argparse.Namespace) -> None:
     score = Score.of(encoders.tokenizer)
     if len(score.symbols) != model.config.symbols:
         raise ValueError(f"{args.s2s}: knows {model.config.symbols} phone symbols, {args.codec} {len(score.symbols)}")
-    spoken = speak(args.lines, Speaker(args.tts, args.cache_dir, encoders), score, model.config.lead_frames)
-    held = list(islice(spoken, HELD_LINES))
-    heard = hold(islice(spoken, rank, None, args.workers), args.max_seconds)
+    speaker = Speaker(args.tts, args.cache_dir, encoders)
+    spoken = partial(speak, args.lines, speaker, score, model.config.lead_frames)
+    held = list(spoken(slice(HELD_LINES)))
+    heard = hold(spoken(slice(HELD_LINES + rank, None, args.workers)), args.max_seconds)
     if not heard:
         raise ValueError(f"{args.lines}: nothing but {len(held)} lines to validate with")
     listener = Listener(decoder)

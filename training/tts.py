@@ -171,14 +171,14 @@ def synthesise(text: str, voice_spec: str, cache_dir: Path | None = None) -> Utt
     return cached
 
 
-def spoken_lines(path: Path, say: Callable[[str], _Made]) -> Iterator[_Made]:
-    """What ``say`` makes of each line of a text file; empty lines are left out.
+def spoken_lines(path: Path, say: Callable[[str], _Made], which: slice = slice(None)) -> Iterator[_Made]:
+    """What ``say`` makes of ``which`` lines of a text file; empty ones are left out.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is not UTF-8, or a line cannot be spoken; the message names the line.
     """
-    for number, line in enumerate(path.read_text("utf8").splitlines(), start=1):
+    for number, line in list(enumerate(path.read_text("utf8").splitlines(), start=1))[which]:
         if words := line.split():
             try:
                 made = say(" ".join(words))
