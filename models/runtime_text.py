@@ -13,6 +13,7 @@ from models.tokenizer import EOS, FIRST_PROSODY, PAD, SpokenPiece, Tokenizer, pr
 
 MAX_WAIT = 12  # steps after which the next piece of a script is due in any case
 MAX_WAIT_FOR_WORD = 1  # steps that an injected token waits for the end of a word of several pieces
+UNWRITTEN = 0.38  # a piece of a script is due once it is less likely than this to be still to come: the voice's tempo
 _NOTHING = SpokenPiece(PAD, "", False)
 
 
@@ -133,8 +134,9 @@ def read_tokens(tokens: Sequence[str | int]) -> tuple[str, ...]:
 def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State, due: bool) -> SpokenPiece:
     """The next piece of a script when it is due, or the model would have written one, or after the token it belongs to.
 
-    When that is, the model has a distribution of; the piece comes at its median. To wait until one step alone is more
-    likely than not to have it is to wait for ever where the model is unsure of the step.
+    When that is, the model has a distribution of; the piece comes once it is likelier than ``1 - UNWRITTEN`` that it
+    would have been written. To wait until one step alone is more likely than not to have it is to wait for ever where
+    the model is unsure of the step.
     """
     if not script:
         state.waited += 1
@@ -143,7 +145,7 @@ def _follow(script: deque[SpokenPiece], row: np.ndarray, last: int, state: State
     state.unwritten *= float(np.exp(row[PAD] - np.logaddexp.reduce(row)))
     # a word comes right after its prosody token; a pause has its silence before the next word
     marked = state.waited == 0 and state.reply_steps > 1 and prosody_token(last) not in ("", *PAUSES)
-    if due or marked or state.unwritten < 0.5 or state.waited >= MAX_WAIT:
+    if due or marked or state.unwritten < UNWRITTEN or state.waited >= MAX_WAIT:
         state.waited, state.unwritten = 0, 1.0
         return script.popleft()
     state.waited += 1
