@@ -98,9 +98,9 @@ def test_the_end_takes_no_token(state: State) -> None:
     assert _writes([LATTE], state, {1: [LOW]}) == [LATTE, EOS]
 
 
-@pytest.mark.parametrize(("chance", "waits"), [(0.9, 0), (0.4, 1), (0.1, 6), (0.0, MAX_WAIT)])
-def test_a_piece_of_a_script_comes_at_the_median_of_its_time(state: State, chance: float, waits: int) -> None:
-    """A model that would write it with this chance at every step has written it by then as likely as not."""
+@pytest.mark.parametrize(("chance", "waits"), [(0.9, 0), (0.4, 1), (0.1, 9), (0.0, MAX_WAIT)])
+def test_a_piece_of_a_script_comes_at_its_time(state: State, chance: float, waits: int) -> None:
+    """A model that would write it with this chance at every step has written it by then in 62 cases of 100."""
     logits = np.full((1, 1, len(PIECES)), -30.0, np.float32)
     logits[..., PAD], logits[..., LATTE] = np.log(1.0 - chance), np.log(max(chance, 1e-9))
     state.script = deque([SpokenPiece(LARGE, " large", True), SpokenPiece(LATTE, " latte", True)])
