@@ -62,7 +62,7 @@ def test_codes_round_trip(tmp_path: Path) -> None:
     """Turns of any length come back in order, under their split."""
     turns = [
         EncodedTurn(
-            np.full((n, 2), n, np.uint16), (1.0, 2.5), [([4, 5], 1.5)], "a", np.full((n + 1, 3), n, np.uint16), [], "B"
+            np.full((n, 2), n, np.uint16), (1.0, 2.5), [([4, 5], 1.5)], np.full((n + 1, 3), n, np.uint16), [], "B"
         )
         for n in (3, 1, 2)
     ]
@@ -73,14 +73,14 @@ def test_codes_round_trip(tmp_path: Path) -> None:
     for one, other in zip(made, turns, strict=True):
         np.testing.assert_array_equal(one.user, other.user)
         np.testing.assert_array_equal(one.agent, other.agent)
-        assert (one.speech, one.user_words, one.user_text) == (other.speech, other.user_words, other.user_text)
+        assert (one.speech, one.user_words, one.agent_text) == (other.speech, other.user_words, other.agent_text)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbage", "empty"])
 def test_bad_code_files_are_named(tmp_path: Path, damage: str) -> None:
     """A file cut short (a bad zip archive once was another kind of error) is named, and so are all others."""
     path = tmp_path / "codes_0.npz"
-    turn = EncodedTurn(np.zeros((900, 2), np.uint16), (0, 1), [], "", np.zeros((5, 3), np.uint16), [], "")
+    turn = EncodedTurn(np.zeros((900, 2), np.uint16), (0, 1), [], np.zeros((5, 3), np.uint16), [], "")
     save_codes(path, [{"id": "a", "split": "train", "turns": [turn]}])
     content = {"truncated": path.read_bytes()[:-40], "garbage": b"PK\x03\x04 no", "empty": b""}.get(damage)
     path.unlink()

@@ -50,7 +50,7 @@ def test_a_misheard_opening_leaves_the_rest_alone() -> None:
     """Only frames and words of the opening change; the words are unknown ones at the same frames."""
     user = np.arange(60, dtype=np.uint16).reshape(30, 2)
     words = [([20], 9.2), ([21], 13.0), ([22, 23], 21.5)]
-    turn = EncodedTurn(user, (5.5, 21.5), words, "may i latte", np.zeros((4, 3), np.uint16), [], "", loose=2)
+    turn = EncodedTurn(user, (5.5, 21.5), words, np.zeros((4, 3), np.uint16), [], "", loose=2)
     counts = set()
     for seed in range(20):
         made = mishear_opening(turn, [7], np.random.default_rng(seed))

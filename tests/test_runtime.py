@@ -303,7 +303,7 @@ def test_engine_feeds_itself_what_training_fed(
     monkeypatch.setattr(s2s_data, "listen_steps", lambda *_: next(replay))
     monkeypatch.setattr(s2s_data, "speak_steps", lambda *_: next(replay))
     model = load_s2s(tiny_models / "models" / "s2s").eval()
-    turn = EncodedTurn(parts[0]["user"], (0.0, 5.0), [], "", np.zeros((3, 3), np.uint16), [], "")
+    turn = EncodedTurn(parts[0]["user"], (0.0, 5.0), [], np.zeros((3, 3), np.uint16), [], "")
     batch = collate([s2s_data.build_sequence([turn, turn], model.config, np.random.default_rng(0))])
     with torch.no_grad():
         out = model(batch.frame)
@@ -366,7 +366,7 @@ def test_a_note_is_what_training_fed(noting: Engine, noting_models: Path, monkey
     monkeypatch.setattr(s2s_data, "listen_steps", lambda *_: next(replay))
     monkeypatch.setattr(s2s_data, "speak_steps", lambda *_: next(replay))
     model = load_s2s(noting_models / "s2s").eval()
-    turn = EncodedTurn(parts[0]["user"], (0.0, 5.0), [], "", np.zeros((3, 3), np.uint16), [], "", note)
+    turn = EncodedTurn(parts[0]["user"], (0.0, 5.0), [], np.zeros((3, 3), np.uint16), [], "", note)
     batch = collate([s2s_data.build_sequence([turn, turn], model.config, np.random.default_rng(0))])
     with torch.no_grad():
         out = model(batch.frame)

@@ -34,7 +34,6 @@ def turn(seed: int = 0, frames: int = 40, reply: int = 12) -> EncodedTurn:
         user=np.arange(frames, dtype=np.uint16)[:, None],
         speech=(10.4, 25.2),
         user_words=[([20], 15.5), ([21], 25.2)],
-        user_text="two words",
         agent=rng.integers(1, 40, (reply, 2)).astype(np.uint16),
         agent_words=[([30], 0.2), ([31, 32], 5.7)],
         agent_text="Two words.",
@@ -232,7 +231,7 @@ def test_dialogues_beyond_the_window_are_left_out() -> None:
 def test_text_to_be_said_is_read_first() -> None:
     """A turn without recorded speech: its pieces are read, marked by EOS in the text stream, then spoken."""
     said = turn(0)
-    silent = EncodedTurn(np.zeros((0, 1), np.uint16), (0.0, 0.0), [], "", said.agent, said.agent_words, said.agent_text)
+    silent = EncodedTurn(np.zeros((0, 1), np.uint16), (0.0, 0.0), [], said.agent, said.agent_words, said.agent_text)
     made = build_sequence([silent], CONFIG, np.random.default_rng(1))
     (first, start, stop), (second, _, _) = _spans(made.mode)
     assert (first, second) == (READ, SPEAK)

@@ -69,7 +69,7 @@ def turn(text: str, frames: int, seed: int = 0) -> EncodedTurn:
     placed = [(pieces.encode(f" {word}"), index * step) for index, word in enumerate(words)]
     codes = np.random.default_rng(seed).integers(0, 8, (frames, len(new_s2s().config.agent_levels)))
     return EncodedTurn(
-        np.zeros((0, 1), np.uint16), (0.0, 0.0), [], "", codes.astype(np.uint16), placed, text, note=[]
+        np.zeros((0, 1), np.uint16), (0.0, 0.0), [], codes.astype(np.uint16), placed, text, note=[]
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_the_engine_speaks_as_the_model_was_trained(tiny_models: Path) -> None:
             break
     said = [([token], float(at)) for at, token in enumerate(state.utterance.said) if token != PAD]
     assert len(said) > 5
-    reply = EncodedTurn(np.zeros((0, 1)), (0, 0), [], "", np.array(codes, np.uint16), said, "all", note=[])
+    reply = EncodedTurn(np.zeros((0, 1)), (0, 0), [], np.array(codes, np.uint16), said, "all", note=[])
     lead = model.config.lead_frames
     batch = collate(prepare([reply], Score.of(tokenizer()), lead), 0.0, np.random.default_rng(0))
     with torch.no_grad():

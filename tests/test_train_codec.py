@@ -188,7 +188,7 @@ def test_acoustic_training_resumes(data: Path, tmp_path: Path) -> None:
 
     def run(codec: Path, *flags: object) -> tuple[torch.Tensor, torch.Tensor]:
         where = ["--audio", f"agent={data}/audio", "--output", codec, "--config", data / "codec.yaml", "--minutes", 0]
-        run_main(train_acoustic.main, *where, "--batch", 2, "--frames", 6, *flags)
+        run_main(train_acoustic.main, *where, "--batch", 2, "--frames", 8, *flags)
         encoder, decoder = AcousticEncoder(CODEC), Decoder(CODEC)
         load_weights(encoder, codec, "acoustic")
         load_weights(decoder, codec, "decoder")

@@ -37,7 +37,6 @@ def _dialogue(seed: int) -> list[EncodedTurn]:
             user=rng.integers(0, 1000, (30, len(CODEC.semantic_levels))).astype(np.uint16),
             speech=(5.0, 18.0),
             user_words=[(pieces.encode("large"), 10.0), (pieces.encode("latte"), 17.0)],
-            user_text="large latte",
             agent=rng.integers(0, 1000, (10, len(CODEC.agent_levels))).astype(np.uint16),
             agent_words=[(pieces.encode("Sure,"), 0.5), (pieces.encode("latte."), 5.0)],
             agent_text="Sure, latte.",

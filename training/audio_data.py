@@ -1,14 +1,17 @@
 """Audio clips with their analysis, for codec training: read once, kept in memory as int16 and float16."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import soundfile as sf
 import soxr
 
 from models.features import FRAME_SIZE, HOP, SAMPLE_RATE, VOICED_STRENGTH, Features, analyse, new_history
+
+T = TypeVar("T")
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".opus", ".ogg", ".mp3"}
 
@@ -68,6 +71,15 @@ def files_within(files: Sequence[Path], max_seconds: float) -> Iterator[Path]:
         total_s += info.duration
         if total_s >= max_seconds:
             break
+
+
+def lasting(made: Iterator[T], max_seconds: float, samples: Callable[[T], int]) -> list[T]:
+    """What is made, until its ``samples`` last ``max_seconds`` together; nothing more is made then."""
+    held: list[T] = []
+    while max_seconds > 0 and (one := next(made, None)) is not None:
+        held.append(one)
+        max_seconds -= samples(one) / SAMPLE_RATE
+    return held
 
 
 def held_pitch(pitch: np.ndarray) -> np.ndarray:

@@ -40,7 +40,6 @@ class EncodedTurn:
     user: np.ndarray
     speech: tuple[float, float]
     user_words: list[tuple[list[int], float]]  # frame at which the word ends
-    user_text: str
     agent: np.ndarray
     agent_words: list[tuple[list[int], float]]  # frame at which the word starts
     agent_text: str
@@ -77,7 +76,6 @@ def encode_turn(
         user=encoders.semantic(features.embedding),
         speech=(features.start, features.end),
         user_words=user_words,
-        user_text=features.text,
         agent=agent,
         agent_words=agent_words,
         agent_text=turn.text,
@@ -151,7 +149,6 @@ def save_codes(path: Path, conversations: Sequence[dict[str, Any]]) -> None:
                     "frames": [len(turn.user), len(turn.agent)],
                     "speech": turn.speech,
                     "user_words": turn.user_words,
-                    "user_text": turn.user_text,
                     "agent_words": turn.agent_words,
                     "agent_text": turn.agent_text,
                     "note": turn.note,
@@ -193,7 +190,7 @@ def load_codes(path: Path) -> dict[str, list[list[EncodedTurn]]]:
             turns.append(
                 EncodedTurn(
                     user[u : u + n_user], tuple(turn["speech"]), [tuple(word) for word in turn["user_words"]],
-                    turn["user_text"], agent[a : a + n_agent], [tuple(word) for word in turn["agent_words"]],
+                    agent[a : a + n_agent], [tuple(word) for word in turn["agent_words"]],
                     turn["agent_text"], turn.get("note"), turn.get("loose", 0),
                 )
             )  # fmt: skip
@@ -252,7 +249,7 @@ class Speaker:
         pcm, start_s = reply_audio(spoken.pcm, turn)
         nothing = np.zeros((0, len(self._encoders.config.semantic_levels)), np.uint16)
         placed = spread_words(turn, self._encoders.tokenizer, start_s, marked)
-        return EncodedTurn(nothing, (0.0, 0.0), [], "", self._encoders.acoustic(pcm), placed, turn.text), pcm
+        return EncodedTurn(nothing, (0.0, 0.0), [], self._encoders.acoustic(pcm), placed, turn.text), pcm
 
 
 def encode_sentences(path: Path, speaker: Speaker) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Metric losses of the codec: multi-resolution spectra, mel, what speech_embedding hears, pitch."""
+"""Metric losses of the codec: spectra, mel, what speech_embedding hears, intelligibility, pitch."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from training.user_features import FRONT_END
 
 RESOLUTIONS = (256, 512, 1024, 2048)
 LEAST_DEVIATION = 0.1
+STOI_BANDS, STOI_LOWEST_HZ = 15, 150.0  # thirds of an octave
+STOI_FRAME_S, STOI_SPAN = 0.0256, 30  # frames overlap by half; a span is 384 ms
+STOI_CLIP_DB, STOI_SPEECH_DB = -15.0, -40.0
 
 
 class SpectralLoss(torch.nn.Module):
@@ -76,6 +79,47 @@ class HearingLoss(torch.nn.Module):
         return ((ours - theirs).abs().mean((0, 1)) / theirs.std((0, 1)).clamp_min(LEAST_DEVIATION)).mean()
 
 
+class IntelligibilityLoss(torch.nn.Module):
+    """What short-time objective intelligibility lacks (STOI: Taal et al., IEEE TASLP 19 (7), 2011).
+
+    As a loss: Kolbaek et al., IEEE/ACM TASLP 28, 2020. It is taken at the rate of the sound, and frames without speech
+    are left out of the spectra, not of the sound.
+    """
+
+    window: Tensor
+    bands: Tensor
+
+    def __init__(self, sample_rate: int = 24_000) -> None:
+        super().__init__()
+        self.hop = round(STOI_FRAME_S * sample_rate / 2)
+        self.register_buffer("window", torch.hann_window(2 * self.hop), persistent=False)
+        hz = torch.fft.rfftfreq(4 * self.hop, 1.0 / sample_rate)
+        middle = STOI_LOWEST_HZ * 2.0 ** (torch.arange(STOI_BANDS) / 3.0)
+        inside = (hz[:, None] >= middle * 2.0 ** (-1 / 6)) & (hz[:, None] < middle * 2.0 ** (1 / 6))
+        self.register_buffer("bands", inside.float(), persistent=False)
+
+    def forward(self, made: Tensor, true: Tensor) -> Tensor:
+        """Waveforms [B, N] -> 0 where all band levels rise and fall together, 1 where none do. Too little speech: 0."""
+        spans = torch.cat([made, true]).unfold(1, 2 * self.hop, self.hop) * self.window
+        spectra = torch.fft.rfft(spans, 4 * self.hop)
+        power = spectra.real.square() + spectra.imag.square()  # [2 B, T, F]
+        level = power[len(made) :].sum(2)
+        speech = level > level.amax(1, keepdim=True) * 10.0 ** (STOI_SPEECH_DB / 10.0)
+        ours, theirs = torch.sqrt(power @ self.bands + 1e-10).chunk(2)
+        rows = [row for row, count in enumerate(speech.sum(1).tolist()) if count >= STOI_SPAN]
+        alike = [self._alike(ours[row, speech[row]], theirs[row, speech[row]]) for row in rows]
+        return 1.0 - torch.stack(alike).mean() if alike else 0.0 * ours.sum()
+
+    @staticmethod
+    def _alike(made: Tensor, true: Tensor) -> Tensor:
+        """Correlation of band levels [T, bands] over all spans of STOI_SPAN frames."""
+        ours, theirs = made.unfold(0, STOI_SPAN, 1), true.unfold(0, STOI_SPAN, 1)  # [S, bands, SPAN]
+        ours = ours * (theirs.norm(dim=2, keepdim=True) / ours.norm(dim=2, keepdim=True))
+        ours = torch.minimum(ours, theirs * (1.0 + 10.0 ** (-STOI_CLIP_DB / 20.0)))
+        ours, theirs = (part - part.mean(2, keepdim=True) for part in (ours, theirs))
+        return ((ours * theirs).sum(2) / (ours.norm(dim=2) * theirs.norm(dim=2)).clamp_min(1e-8)).mean()
+
+
 def pitch_loss(octave: Tensor, voicing_logit: Tensor, pitch: Tensor) -> dict[str, Tensor]:
     """F0 error where voiced (octaves, L1) and voicing cross-entropy.
 
@@ -90,3 +134,18 @@ def pitch_loss(octave: Tensor, voicing_logit: Tensor, pitch: Tensor) -> dict[str
         "f0": error.sum() / voiced.sum().clamp_min(1.0),
         "voicing": F.binary_cross_entropy_with_logits(voicing_logit, voiced),
     }
+
+
+class SoundLoss(torch.nn.Module):
+    """All that tells a decoder's sound from the true one, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectral, self.hearing, self.intelligibility = SpectralLoss(), HearingLoss(), IntelligibilityLoss()
+
+    def forward(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
+        """Waveforms [B, N] of at least 400 ms -> {"stft", "mel", "heard", "stoi"}."""
+        return self.spectral(made, true) | {
+            "heard": self.hearing(made, true),
+            "stoi": self.intelligibility(made, true),
+        }

@@ -18,16 +18,17 @@ from torch import Tensor
 
 from models.checkpoint import load_overlap, save_model
 from models.codec import AcousticEncoder, CodecConfig, Decoder
-from models.features import FRAME_SIZE, HOP, SAMPLE_RATE
+from models.features import FRAME_SIZE, HOP
 from models.prosody import canonical
 from models.source_filter import synthesise
 from training import tts
-from training.audio_data import Clip, crop, load_clips, make_clip
+from training.audio_data import Clip, crop, lasting, load_clips, make_clip
 from training.held_out import training_files
-from training.losses import HearingLoss, SpectralLoss, pitch_loss
+from training.losses import SoundLoss, pitch_loss
 from training.run import Budget, Run, cosine, read_section, seed_everything
 
-WEIGHTS = {"stft": 1.0, "mel": 2.0, "f0": 6.0, "voicing": 0.5}
+WEIGHTS = {"stft": 1.0, "mel": 2.0, "heard": 1.0, "stoi": 5.0, "f0": 6.0, "voicing": 0.5}
+LEAST_FRAMES = 8  # of a crop: intelligibility is of 400 ms at least
 EDGE_FRAMES = 2  # the first frames of a crop start from a cold state: heard by the network, not by the loss
 
 
@@ -64,13 +65,8 @@ def spoken_clips(path: Path, max_seconds: float, voice: str) -> list[Clip]:
         OSError: the file cannot be read.
         ValueError: a line cannot be spoken; the message names it.
     """
-    clips: list[Clip] = []
-    seconds = 0.0
     lines = tts.spoken_lines(path, lambda line: tts.synthesise(canonical(line), voice).pcm)
-    while seconds < max_seconds and (pcm := next(lines, None)) is not None:
-        clips.append(make_clip(pcm))
-        seconds += len(pcm) / SAMPLE_RATE
-    return clips
+    return lasting(map(make_clip, lines), max_seconds, lambda clip: len(clip.pcm))
 
 
 class AcousticHalf(torch.nn.Module):
@@ -109,11 +105,10 @@ def draw_batch(sources: list[Source], size: int, frames: int, rng: np.random.Gen
     return [torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True)]
 
 
-def sound_losses(audio: Tensor, pcm: Tensor, spectral: SpectralLoss, hearing: HearingLoss | None) -> dict[str, Tensor]:
-    """What is lost between crops [B, N] and the decoder's sound of them, which is one hop late, by name."""
+def in_step(audio: Tensor, pcm: Tensor) -> tuple[Tensor, Tensor]:
+    """The decoder's sound of crops [B, N], which is one hop late, and the crops: in step, without their edge."""
     edge = EDGE_FRAMES * FRAME_SIZE
-    made, true = audio[:, edge + HOP :], pcm[:, edge:-HOP]
-    return spectral(made, true) | ({"heard": hearing(made, true)} if hearing else {})
+    return audio[:, edge + HOP :], pcm[:, edge:-HOP]
 
 
 def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
@@ -148,8 +143,7 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
     first = run.resume(half, optimizer)
     sources = sources or [parse_source(text, args.max_seconds, args.seed, args.tts) for text in args.audio]
     rng = np.random.default_rng(args.seed + first)
-    spectral, hearing = SpectralLoss(), HearingLoss() if args.hearing else None
-    weights = WEIGHTS | {"heard": args.hearing}
+    sound_loss = SoundLoss()
     step = first - 1  # a finished run is continued with no steps
     for step in run.steps(first):
         progress = run.budget.progress(step)
@@ -159,8 +153,8 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
         share = 1.0 if args.decoder_only else min(1.0, 0.5 + progress)  # share of items that are quantised
         hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
         audio, losses = half(mel, pitch, held, hard)
-        losses |= sound_losses(audio, pcm, spectral, hearing)
-        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        losses |= sound_loss(*in_step(audio, pcm))
+        loss = torch.stack([WEIGHTS[name] * value for name, value in losses.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(half.parameters(), 10.0)
@@ -192,17 +186,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="codec directory; a run in it is continued")
     parser.add_argument("--init", type=Path, help="codec directory to start from; sizes may differ")
     parser.add_argument("--decoder_only", action="store_true", help="keep encoder and codes as they are")
-    parser.add_argument("--hearing", type=float, default=1.0, help="weight of what speech_embedding hears differently")
     parser.add_argument("--max_seconds", type=float, default=3600.0, help="audio held in memory, per source")
     parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--frames", type=int, default=20, help="crop length in 80 ms frames")
+    parser.add_argument("--frames", type=int, default=20, help=f"crop length in 80 ms frames, {LEAST_FRAMES} or more")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--steps", type=int, default=0, help="stop after this many steps; 0 = no limit")
     parser.add_argument("--minutes", type=float, default=30.0, help="wall-clock budget; 0 = no limit")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--config", type=Path, help="YAML with a section 'codec'")
     parser.add_argument("--seed", type=int, default=0)
-    train(parser.parse_args())
+    args = parser.parse_args()
+    if args.frames < LEAST_FRAMES:
+        parser.error(f"--frames must be at least {LEAST_FRAMES}, got {args.frames}")
+    train(args)
 
 
 if __name__ == "__main__":

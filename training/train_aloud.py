@@ -25,18 +25,18 @@ from torch.nn import functional as F
 
 from models.checkpoint import load_weights, read_header, save_model
 from models.codec import Decoder
-from models.features import FRAME_SIZE, HOPS_PER_FRAME, SAMPLE_RATE
+from models.features import FRAME_SIZE, HOPS_PER_FRAME
 from models.s2s import evaluating
 from models.score import Score
 from models.source_filter import synthesise
 from models.talker import Talker
-from training.audio_data import held_pitch, make_clip
+from training.audio_data import held_pitch, lasting, make_clip
 from training.encode_dataset import Speaker
 from training.encoders import CodecEncoders
-from training.losses import HearingLoss, SpectralLoss, pitch_loss
+from training.losses import SoundLoss, pitch_loss
 from training.run import Budget
 from training.together import Task, add_arguments, begin, fit, start
-from training.train_acoustic import WEIGHTS, sound_losses
+from training.train_acoustic import WEIGHTS, in_step
 from training.train_s2s import load_s2s
 from training.train_talker import Reply, ReplyBatch, collate, frame_loss, to_reply
 from training.tts import spoken_lines
@@ -83,16 +83,6 @@ def speak(path: Path, speaker: Speaker, score: Score, lead: int, which: slice) -
             yield Spoken(to_reply(turn, score, lead), clip.pcm, held_pitch(clip.pitch).astype(np.float16))
 
 
-def hold(spoken: Iterator[Spoken], max_seconds: float) -> list[Spoken]:
-    """As many as last ``max_seconds`` together."""
-    held: list[Spoken] = []
-    samples = 0
-    while samples < max_seconds * SAMPLE_RATE and (one := next(spoken, None)) is not None:
-        held.append(one)
-        samples += len(one.pcm)
-    return held
-
-
 def crops(spoken: Sequence[Spoken], corrupt: float, rng: np.random.Generator) -> Crops:
     """One crop of each, anywhere; ``corrupt`` is the share of fed-back codes that are disturbed."""
     cut, counted, at, pcm, pitch = [], [], [], [], []
@@ -137,7 +127,7 @@ class Listener:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder.requires_grad_(False).eval()
-        self._spectral, self._hearing = SpectralLoss(), HearingLoss()
+        self._sound_loss = SoundLoss()
 
     def losses(self, talker: Talker, batch: Crops) -> dict[str, Tensor]:
         """By name; ``codes`` is that of :mod:`training.train_talker`, the others those of the codec's decoder."""
@@ -154,7 +144,7 @@ class Listener:
         output, _ = self._decoder.from_values(values, self._decoder.init_state(len(values)))
         made = synthesise(batch.pitch[..., 0], batch.pitch[..., 1], *output.responses())
         pitch = pitch_loss(output.octave, output.voicing_logit, batch.pitch)
-        return pitch | sound_losses(made, batch.pcm, self._spectral, self._hearing)
+        return pitch | self._sound_loss(*in_step(made, batch.pcm))
 
 
 def validate(talker: Talker, listener: Listener, held: Sequence[Spoken], size: int) -> dict[str, float]:
@@ -182,13 +172,14 @@ def train(rank: int, args: argparse.Namespace) -> None:
     speaker = Speaker(args.tts, args.cache_dir, encoders)
     spoken = partial(speak, args.lines, speaker, score, model.config.lead_frames)
     held = list(spoken(slice(HELD_LINES)))
-    heard = hold(spoken(slice(HELD_LINES + rank, None, args.workers)), args.max_seconds)
+    mine = spoken(slice(HELD_LINES + rank, None, args.workers))
+    heard = lasting(mine, args.max_seconds, lambda one: len(one.pcm))
     if not heard:
         raise ValueError(f"{args.lines}: nothing but {len(held)} lines to validate with")
     listener = Listener(decoder)
     size = max(args.frames // (WARM_FRAMES + CROP_FRAMES), 1)
     rng = np.random.default_rng(0)
-    weights = WEIGHTS | {"codes": args.codes, "heard": args.hearing}
+    weights = WEIGHTS | {"codes": args.codes}
 
     def restart(step: int) -> None:
         nonlocal rng
@@ -219,7 +210,6 @@ def main() -> None:
     parser.add_argument("--s2s", type=Path, required=True, help="S2S checkpoint whose talker is tuned")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory; a run in it is continued")
     parser.add_argument("--codes", type=float, default=1.0, help="weight of the codes' own loss")
-    parser.add_argument("--hearing", type=float, default=1.0, help="weight of what speech_embedding hears differently")
     parser.add_argument("--corrupt", type=float, default=0.25, help="share of disturbed fed-back codes")
     add_arguments(parser, minutes=60.0, frames=800, lr=1e-4, port=29_514)
     start(train, parser.parse_args())

@@ -78,7 +78,7 @@ def encode_item(item: dict[str, Any], encoders: CodecEncoders) -> EncodedTurn:
     except ValueError as exc:
         raise DatasetError(f"{item['id']}: {exc}") from exc
     silent = np.zeros((0, len(encoders.config.semantic_levels)), np.uint16)
-    return EncodedTurn(silent, (0.0, 0.0), [], "", encoders.acoustic(pcm), words, turn.text)
+    return EncodedTurn(silent, (0.0, 0.0), [], encoders.acoustic(pcm), words, turn.text)
 
 
 class VoiceBatches:
