@@ -10,6 +10,7 @@ import torch
 
 from models.checkpoint import load_weights
 from models.codec import AcousticEncoder, Decoder, SemanticEncoder
+from models.features import SAMPLE_RATE
 from models.speech_embedding import EMBEDDING_DIM
 from tests.tiny import CODEC, run_main, speech_like, tokenizer
 from training import train_acoustic, train_semantic
@@ -171,7 +172,7 @@ def test_acoustic_half_learns_a_sound() -> None:
     optimizer = torch.optim.AdamW(half.parameters(), lr=3e-3)
     history = []
     for _ in range(50):
-        pcm, mel, pitch, held = draw_batch([source], 2, 12, np.random.default_rng(0))
+        (pcm, mel, pitch, held), _ = draw_batch([source], 2, 12, np.random.default_rng(0))
         audio, losses = half(mel, pitch, held, True)
         losses |= spectral(audio[:, 240:], pcm[:, :-240])
         optimizer.zero_grad()
@@ -181,6 +182,60 @@ def test_acoustic_half_learns_a_sound() -> None:
         history.append({name: value.item() for name, value in losses.items()})
     for name, share in (("stft", 0.8), ("mel", 0.7), ("f0", 0.8), ("voicing", 0.8)):
         assert history[-1][name] < share * history[0][name], name
+
+
+def _codes(codec: Path, pcm: np.ndarray) -> np.ndarray:
+    encoder = AcousticEncoder(CODEC).eval()
+    load_weights(encoder, codec, "acoustic")
+    clip = make_clip(pcm)
+    mel, pitch = (torch.from_numpy(part.astype(np.float32))[None] for part in (clip.mel64, clip.pitch))
+    with torch.inference_mode():
+        return encoder(mel, pitch, encoder.init_state(1))[0][0].numpy()
+
+
+def test_codes_of_a_kept_source_stay_while_others_move(data: Path, tmp_path: Path) -> None:
+    """What a talker has learnt to say keeps its codes; without ``--keep`` the same training changes them."""
+    where = ["--config", data / "codec.yaml", "--minutes", 0, "--batch", 4, "--frames", 8, "--lr", 0.003]
+    agent, other = tmp_path / "agent", tmp_path / "other"
+    for folder, seed in ((agent, 3), (other, 4)):
+        folder.mkdir()
+        soundfile.write(folder / "a.wav", speech_like(1.6, seed), SAMPLE_RATE)
+    sources = ["--audio", f"agent={agent}", "--audio", f"other={other}"]
+    run_main(train_acoustic.main, *where, *sources, "--steps", 2, "--output", tmp_path / "first")
+    go_on = [*where, *sources, "--steps", 60, "--init", tmp_path / "first"]
+    run_main(train_acoustic.main, *go_on, "--output", tmp_path / "moved")
+    run_main(train_acoustic.main, *go_on, "--output", tmp_path / "kept", "--keep", "agent")
+
+    def same(codec: str, seed: int) -> float:
+        pcm = speech_like(1.6, seed)
+        return float((_codes(tmp_path / codec, pcm) == _codes(tmp_path / "first", pcm)).mean())
+
+    assert same("kept", 3) > same("moved", 3) + 0.2
+    assert same("kept", 4) < same("kept", 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--keep", "agent"), "--keep needs --init"),
+        (("--frames", 7), "--frames must be at least 8, got 7"),
+    ],
+)
+def test_acoustic_training_refuses_what_it_cannot_do(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[object, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        run_main(train_acoustic.main, "--audio", f"agent={data}/audio", "--output", tmp_path / "codec", *flags)
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_kept_is_a_source(data: Path, tmp_path: Path) -> None:
+    where = ["--audio", f"agent={data}/audio", "--config", data / "codec.yaml", "--minutes", 0, "--steps", 1]
+    run_main(train_acoustic.main, *where, "--output", tmp_path / "first")
+    with pytest.raises(ValueError, match="--keep human: no --audio has this name"):
+        run_main(
+            train_acoustic.main, *where, "--output", tmp_path / "b", "--init", tmp_path / "first", "--keep", "human"
+        )
 
 
 def test_acoustic_training_resumes(data: Path, tmp_path: Path) -> None:
@@ -229,7 +284,7 @@ def test_a_text_file_is_a_source_that_is_spoken(tmp_path: Path) -> None:
 def test_gain_changes_sound_and_analysis_alike() -> None:
     """Other people's recordings get a random gain: features are those of the louder or softer sound."""
     clip = make_clip(speech_like(1.6))
-    pcm, mel, pitch, _ = draw_batch([Source("human", 1.0, [clip])], 1, 20, np.random.default_rng(1))
+    (pcm, mel, pitch, _), _ = draw_batch([Source("human", 1.0, [clip])], 1, 20, np.random.default_rng(1))
     again = make_clip(pcm[0].numpy())
     heard = again.mel64 > -5  # nearer to the floor the gain lifts the floor too
     np.testing.assert_allclose(mel[0].numpy()[heard], again.mel64[heard].astype(np.float32), atol=0.03)

@@ -4,8 +4,9 @@
 
 Each ``--audio NAME=DIR[:WEIGHT]`` is a source; batches draw from the sources by weight. Where DIR is a text file, its
 lines are spoken by ``--tts``: a decoder that has heard the replies of one domain only does not know most of English.
-``--decoder_only`` freezes the
-encoder and the code alphabet, to fit the decoder to one voice after data sets have been encoded.
+``--decoder_only`` freezes the encoder, to fit the decoder to one voice after data sets have been encoded. ``--keep
+NAME`` freezes what it makes of that source alone: a talker goes on saying codes that mean what they meant, while other
+voices find better ones.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpoint import load_overlap, save_model
+from models.checkpoint import load_overlap, load_weights, save_model
 from models.codec import AcousticEncoder, CodecConfig, Decoder
 from models.features import FRAME_SIZE, HOP
 from models.prosody import canonical
@@ -27,7 +28,7 @@ from training.held_out import training_files
 from training.losses import SoundLoss, pitch_loss
 from training.run import Budget, Run, cosine, read_section, seed_everything
 
-WEIGHTS = {"stft": 1.0, "mel": 2.0, "heard": 1.0, "stoi": 5.0, "f0": 6.0, "voicing": 0.5}
+WEIGHTS = {"stft": 1.0, "mel": 2.0, "heard": 1.0, "stoi": 5.0, "f0": 6.0, "voicing": 0.5, "kept": 2.0}
 LEAST_FRAMES = 8  # of a crop: intelligibility is of 400 ms at least
 EDGE_FRAMES = 2  # the first frames of a crop start from a cold state: heard by the network, not by the loss
 
@@ -78,31 +79,53 @@ class AcousticHalf(torch.nn.Module):
         self.decoder = Decoder(config)
 
     def forward(
-        self, mel: Tensor, pitch: Tensor, held: Tensor, hard: Tensor | bool
+        self, mel: Tensor, pitch: Tensor, held: Tensor, hard: Tensor | bool, kept: "Kept | None" = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Crops -> waveform [B, N] one hop late, and the pitch losses. The source runs on true F0 and voicing."""
-        batch = mel.shape[0]
-        latents, _ = self.encoder.latents(mel, pitch, self.encoder.init_state(batch))
-        values = self.encoder.fsq(latents, hard)
-        output, _ = self.decoder.from_values(values, self.decoder.init_state(batch))
+        """Crops -> waveform [B, N] one hop late, and the losses of codes. The source runs on true F0 and voicing."""
+        values = values_of(self.encoder, mel, pitch, hard)
+        losses = {}
+        if kept is not None and bool(kept.rows.any()):
+            before = values_of(kept.encoder, mel[kept.rows], pitch[kept.rows], hard=True)
+            losses["kept"] = (values[kept.rows] - before).abs().mean()
+            values = values.index_put((kept.rows.nonzero()[:, 0],), before)
+        output, _ = self.decoder.from_values(values, self.decoder.init_state(len(values)))
         harmonic, noise = output.responses()
         start = int(torch.randint(0, 1 << 16, (1,)))
         audio = synthesise(held[..., 0], held[..., 1], harmonic, noise, start)
-        return audio, pitch_loss(output.octave, output.voicing_logit, held)
+        return audio, losses | pitch_loss(output.octave, output.voicing_logit, held)
 
 
-def draw_batch(sources: list[Source], size: int, frames: int, rng: np.random.Generator) -> list[Tensor]:
-    """``size`` crops from the sources by weight, with a random gain, as tensors [B, ...]."""
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Rows of a batch, bool [B], whose codes shall stay those of an encoder that is not trained."""
+
+    encoder: AcousticEncoder
+    rows: Tensor
+
+
+def values_of(encoder: AcousticEncoder, mel: Tensor, pitch: Tensor, hard: Tensor | bool) -> Tensor:
+    """Crops from silence -> values of their codes [B, T, dims]."""
+    latents, _ = encoder.latents(mel, pitch, encoder.init_state(len(mel)))
+    values: Tensor = encoder.fsq(latents, hard)
+    return values
+
+
+def draw_batch(
+    sources: list[Source], size: int, frames: int, rng: np.random.Generator
+) -> tuple[list[Tensor], list[str]]:
+    """``size`` crops from the sources by weight, with a random gain: tensors [B, ...], and the source of each."""
     weights = np.array([source.weight for source in sources])
+    picks = rng.choice(len(sources), size=size, p=weights / weights.sum())
     rows = []
-    for pick in rng.choice(len(sources), size=size, p=weights / weights.sum()):
+    for pick in picks:
         clips = sources[pick].clips
         pcm, mel, pitch, held = crop(clips[rng.integers(len(clips))], frames, rng)
         gain_bels = rng.uniform(-0.5, 0.3) if sources[pick].name != "agent" else 0.0
         mel = np.log10(10.0 ** (mel + 2 * gain_bels) + 1e-7)
         pitch = pitch + np.array([0.0, 0.0, 2 * gain_bels], np.float32)
         rows.append((pcm * np.float32(10.0**gain_bels), mel.astype(np.float32), pitch, held))
-    return [torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True)]
+    crops = [torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True)]
+    return crops, [sources[pick].name for pick in picks]
 
 
 def in_step(audio: Tensor, pcm: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +144,21 @@ def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
         ]
         print(f"started from {args.init}; not whole: {', '.join(partial) or 'nothing'}", flush=True)
     return half
+
+
+def kept_encoder(args: argparse.Namespace, config: CodecConfig, sources: list[Source]) -> AcousticEncoder | None:
+    """The encoder of ``--init`` as it was, for ``--keep``.
+
+    Raises:
+        ValueError: no source has the name.
+    """
+    if not args.keep:
+        return None
+    if args.keep not in (source.name for source in sources):
+        raise ValueError(f"--keep {args.keep}: no --audio has this name")
+    encoder = AcousticEncoder(config).requires_grad_(False)
+    load_weights(encoder, args.init, "acoustic")
+    return encoder
 
 
 def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None:
@@ -142,6 +180,7 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
     run = Run(args.output / "acoustic_run", settings, Budget(args.steps, args.minutes))
     first = run.resume(half, optimizer)
     sources = sources or [parse_source(text, args.max_seconds, args.seed, args.tts) for text in args.audio]
+    before = kept_encoder(args, config, sources)
     rng = np.random.default_rng(args.seed + first)
     sound_loss = SoundLoss()
     step = first - 1  # a finished run is continued with no steps
@@ -149,10 +188,11 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = cosine(progress, args.lr)
-        pcm, mel, pitch, held = draw_batch(sources, args.batch, args.frames, rng)
-        share = 1.0 if args.decoder_only else min(1.0, 0.5 + progress)  # share of items that are quantised
+        (pcm, mel, pitch, held), names = draw_batch(sources, args.batch, args.frames, rng)
+        share = 1.0 if args.init or args.decoder_only else min(1.0, 0.5 + progress)  # share of items that are quantised
         hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
-        audio, losses = half(mel, pitch, held, hard)
+        kept = Kept(before, torch.tensor([name == args.keep for name in names])) if before else None
+        audio, losses = half(mel, pitch, held, hard, kept)
         losses |= sound_loss(*in_step(audio, pcm))
         loss = torch.stack([WEIGHTS[name] * value for name, value in losses.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -186,6 +226,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="codec directory; a run in it is continued")
     parser.add_argument("--init", type=Path, help="codec directory to start from; sizes may differ")
     parser.add_argument("--decoder_only", action="store_true", help="keep encoder and codes as they are")
+    parser.add_argument("--keep", metavar="NAME", help="source whose codes stay those of --init")
     parser.add_argument("--max_seconds", type=float, default=3600.0, help="audio held in memory, per source")
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--frames", type=int, default=20, help=f"crop length in 80 ms frames, {LEAST_FRAMES} or more")
@@ -196,6 +237,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="YAML with a section 'codec'")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.keep and not args.init:
+        parser.error("--keep needs --init: the codec whose codes are kept")
     if args.frames < LEAST_FRAMES:
         parser.error(f"--frames must be at least {LEAST_FRAMES}, got {args.frames}")
     train(args)
