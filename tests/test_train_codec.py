@@ -10,6 +10,7 @@ import torch
 
 from models.checkpoint import load_weights
 from models.codec import AcousticEncoder, Decoder, SemanticEncoder
+from models.errors import ArtefactError
 from models.features import SAMPLE_RATE
 from models.speech_embedding import EMBEDDING_DIM
 from tests.tiny import CODEC, run_main, speech_like, tokenizer
@@ -204,7 +205,7 @@ def test_codes_of_a_kept_source_stay_while_others_move(data: Path, tmp_path: Pat
     run_main(train_acoustic.main, *where, *sources, "--steps", 2, "--output", tmp_path / "first")
     go_on = [*where, *sources, "--steps", 60, "--init", tmp_path / "first"]
     run_main(train_acoustic.main, *go_on, "--output", tmp_path / "moved")
-    run_main(train_acoustic.main, *go_on, "--output", tmp_path / "kept", "--keep", "agent")
+    run_main(train_acoustic.main, *go_on, "--output", tmp_path / "kept", "--keep", f"agent={tmp_path}/first")
 
     def same(codec: str, seed: int) -> float:
         pcm = speech_like(1.6, seed)
@@ -217,7 +218,7 @@ def test_codes_of_a_kept_source_stay_while_others_move(data: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--keep", "agent"), "--keep needs --init"),
+        (("--keep", "agent"), "--keep must be NAME=CODEC, got 'agent'"),
         (("--frames", 7), "--frames must be at least 8, got 7"),
     ],
 )
@@ -231,11 +232,10 @@ def test_acoustic_training_refuses_what_it_cannot_do(
 
 def test_what_is_kept_is_a_source(data: Path, tmp_path: Path) -> None:
     where = ["--audio", f"agent={data}/audio", "--config", data / "codec.yaml", "--minutes", 0, "--steps", 1]
-    run_main(train_acoustic.main, *where, "--output", tmp_path / "first")
-    with pytest.raises(ValueError, match="--keep human: no --audio has this name"):
-        run_main(
-            train_acoustic.main, *where, "--output", tmp_path / "b", "--init", tmp_path / "first", "--keep", "human"
-        )
+    with pytest.raises(ValueError, match="--keep human=codec: no --audio is called 'human'"):
+        run_main(train_acoustic.main, *where, "--output", tmp_path / "codec", "--keep", "human=codec")
+    with pytest.raises(ArtefactError, match="nowhere"):
+        run_main(train_acoustic.main, *where, "--output", tmp_path / "codec", "--keep", f"agent={tmp_path}/nowhere")
 
 
 def test_acoustic_training_resumes(data: Path, tmp_path: Path) -> None:

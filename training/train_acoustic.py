@@ -4,9 +4,9 @@
 
 Each ``--audio NAME=DIR[:WEIGHT]`` is a source; batches draw from the sources by weight. Where DIR is a text file, its
 lines are spoken by ``--tts``: a decoder that has heard the replies of one domain only does not know most of English.
-``--decoder_only`` freezes the encoder, to fit the decoder to one voice after data sets have been encoded. ``--keep
-NAME`` freezes what it makes of that source alone: a talker goes on saying codes that mean what they meant, while other
-voices find better ones.
+``--decoder_only`` freezes the encoder, to fit the decoder to one voice after data sets have been encoded. With
+``--keep NAME=CODEC`` the codes of that source stay those of another codec: a talker goes on saying codes that mean what
+they meant, while other voices find better ones.
 """
 
 import argparse
@@ -146,19 +146,21 @@ def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
     return half
 
 
-def kept_encoder(args: argparse.Namespace, config: CodecConfig, sources: list[Source]) -> AcousticEncoder | None:
-    """The encoder of ``--init`` as it was, for ``--keep``.
+def kept_encoder(keep: str, config: CodecConfig, sources: list[Source]) -> tuple[str, AcousticEncoder | None]:
+    """``NAME=CODEC`` -> the source's name and the codec's encoder; nothing for nothing.
 
     Raises:
+        ArtefactError: the codec is missing or of other sizes.
         ValueError: no source has the name.
     """
-    if not args.keep:
-        return None
-    if args.keep not in (source.name for source in sources):
-        raise ValueError(f"--keep {args.keep}: no --audio has this name")
+    name, _, codec = keep.partition("=")
+    if not keep:
+        return "", None
+    if name not in (source.name for source in sources):
+        raise ValueError(f"--keep {keep}: no --audio is called {name!r}")
     encoder = AcousticEncoder(config).requires_grad_(False)
-    load_weights(encoder, args.init, "acoustic")
-    return encoder
+    load_weights(encoder, Path(codec), "acoustic")
+    return name, encoder
 
 
 def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None:
@@ -180,7 +182,7 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
     run = Run(args.output / "acoustic_run", settings, Budget(args.steps, args.minutes))
     first = run.resume(half, optimizer)
     sources = sources or [parse_source(text, args.max_seconds, args.seed, args.tts) for text in args.audio]
-    before = kept_encoder(args, config, sources)
+    name_kept, before = kept_encoder(args.keep, config, sources)
     rng = np.random.default_rng(args.seed + first)
     sound_loss = SoundLoss()
     step = first - 1  # a finished run is continued with no steps
@@ -191,7 +193,7 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
         (pcm, mel, pitch, held), names = draw_batch(sources, args.batch, args.frames, rng)
         share = 1.0 if args.init or args.decoder_only else min(1.0, 0.5 + progress)  # share of items that are quantised
         hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
-        kept = Kept(before, torch.tensor([name == args.keep for name in names])) if before else None
+        kept = Kept(before, torch.tensor([name == name_kept for name in names])) if before else None
         audio, losses = half(mel, pitch, held, hard, kept)
         losses |= sound_loss(*in_step(audio, pcm))
         loss = torch.stack([WEIGHTS[name] * value for name, value in losses.items()]).sum()
@@ -226,7 +228,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="codec directory; a run in it is continued")
     parser.add_argument("--init", type=Path, help="codec directory to start from; sizes may differ")
     parser.add_argument("--decoder_only", action="store_true", help="keep encoder and codes as they are")
-    parser.add_argument("--keep", metavar="NAME", help="source whose codes stay those of --init")
+    parser.add_argument("--keep", default="", metavar="NAME=CODEC", help="source whose codes stay those of this codec")
     parser.add_argument("--max_seconds", type=float, default=3600.0, help="audio held in memory, per source")
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--frames", type=int, default=20, help=f"crop length in 80 ms frames, {LEAST_FRAMES} or more")
@@ -237,8 +239,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="YAML with a section 'codec'")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.keep and not args.init:
-        parser.error("--keep needs --init: the codec whose codes are kept")
+    if args.keep and "=" not in args.keep:
+        parser.error(f"--keep must be NAME=CODEC, got {args.keep!r}")
     if args.frames < LEAST_FRAMES:
         parser.error(f"--frames must be at least {LEAST_FRAMES}, got {args.frames}")
     train(args)

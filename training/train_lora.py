@@ -187,7 +187,7 @@ def fit_decoder(args: argparse.Namespace, items: Sequence[dict[str, Any]]) -> Pa
     clips = load_clips([item["audio_file"] for item in items], 7200.0)
     settings = argparse.Namespace(
         seed=args.seed, threads=1, config=sizes, init=args.codec, decoder_only=True, output=codec, lr=DECODER_LR,
-        steps=0, minutes=args.decoder_minutes, batch=6, frames=20, keep=None,
+        steps=0, minutes=args.decoder_minutes, batch=6, frames=20, keep="",
     )  # fmt: skip
     train_acoustic(settings, [Source("agent", 1.0, clips)])
     return codec
