@@ -53,7 +53,7 @@ def test_intelligibility_is_that_of_the_measure() -> None:
 
 
 def test_silence_and_sound_out_of_nothing_have_a_finite_loss() -> None:
-    """Nor is the gradient anything but finite: a crop may hold no speech, a decoder may make none."""
+    """And a finite gradient: a crop may hold no speech, a decoder may make none."""
     loss, true = IntelligibilityLoss(), _sound(1)
     for made, heard in ((torch.zeros_like(true), true), (true.clone(), torch.zeros_like(true))):
         found = loss(made.requires_grad_(), heard)

@@ -99,7 +99,7 @@ class IntelligibilityLoss(torch.nn.Module):
         self.register_buffer("bands", inside.float(), persistent=False)
 
     def forward(self, made: Tensor, true: Tensor) -> Tensor:
-        """Waveforms [B, N] -> 0 where all band levels rise and fall together, 1 where none do. Too little speech: 0."""
+        """Waveforms [B, N] -> 0 where band levels rise and fall together, 1 where they do not; 0 without speech."""
         spans = torch.cat([made, true]).unfold(1, 2 * self.hop, self.hop) * self.window
         spectra = torch.fft.rfft(spans, 4 * self.hop)
         power = spectra.real.square() + spectra.imag.square()  # [2 B, T, F]
@@ -137,15 +137,12 @@ def pitch_loss(octave: Tensor, voicing_logit: Tensor, pitch: Tensor) -> dict[str
 
 
 class SoundLoss(torch.nn.Module):
-    """All that tells a decoder's sound from the true one, by name."""
+    """What tells a decoder's sound from the true one, by name."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.spectral, self.hearing, self.intelligibility = SpectralLoss(), HearingLoss(), IntelligibilityLoss()
+        self.spectral, self.hearing = SpectralLoss(), HearingLoss()
 
     def forward(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
-        """Waveforms [B, N] of at least 400 ms -> {"stft", "mel", "heard", "stoi"}."""
-        return self.spectral(made, true) | {
-            "heard": self.hearing(made, true),
-            "stoi": self.intelligibility(made, true),
-        }
+        """Waveforms [B, N] of at least a frame -> {"stft", "mel", "heard"}."""
+        return self.spectral(made, true) | {"heard": self.hearing(made, true)}

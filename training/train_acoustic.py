@@ -11,6 +11,7 @@ they meant, while other voices find better ones.
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from models.source_filter import synthesise
 from training import tts
 from training.audio_data import Clip, crop, lasting, load_clips, make_clip
 from training.held_out import training_files
-from training.losses import SoundLoss, pitch_loss
+from training.losses import IntelligibilityLoss, SoundLoss, pitch_loss
 from training.run import Budget, Run, cosine, read_section, seed_everything
 
 WEIGHTS = {"stft": 1.0, "mel": 2.0, "heard": 1.0, "stoi": 5.0, "f0": 6.0, "voicing": 0.5, "kept": 2.0}
@@ -146,6 +147,23 @@ def build(args: argparse.Namespace, config: CodecConfig) -> AcousticHalf:
     return half
 
 
+class Lost:
+    """What is lost between crops and what the codec makes of them, by name."""
+
+    def __init__(self) -> None:
+        self._sound, self._intelligibility = SoundLoss(), IntelligibilityLoss()
+
+    def __call__(
+        self, half: AcousticHalf, crops: Sequence[Tensor], share: float, kept: Kept | None
+    ) -> dict[str, Tensor]:
+        """Of a batch of :func:`draw_batch`, a ``share`` of it quantised."""
+        pcm, mel, pitch, held = crops
+        hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
+        audio, losses = half(mel, pitch, held, hard, kept)
+        made, true = in_step(audio, pcm)
+        return losses | self._sound(made, true) | {"stoi": self._intelligibility(made, true)}
+
+
 def kept_encoder(keep: str, config: CodecConfig, sources: list[Source]) -> tuple[str, AcousticEncoder | None]:
     """``NAME=CODEC`` -> the source's name and the codec's encoder; nothing for nothing.
 
@@ -184,18 +202,16 @@ def train(args: argparse.Namespace, sources: list[Source] | None = None) -> None
     sources = sources or [parse_source(text, args.max_seconds, args.seed, args.tts) for text in args.audio]
     name_kept, before = kept_encoder(args.keep, config, sources)
     rng = np.random.default_rng(args.seed + first)
-    sound_loss = SoundLoss()
+    lost = Lost()
     step = first - 1  # a finished run is continued with no steps
     for step in run.steps(first):
         progress = run.budget.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = cosine(progress, args.lr)
-        (pcm, mel, pitch, held), names = draw_batch(sources, args.batch, args.frames, rng)
         share = 1.0 if args.init or args.decoder_only else min(1.0, 0.5 + progress)  # share of items that are quantised
-        hard: Tensor | bool = True if share >= 1.0 else torch.rand(len(pcm), 1, 1) < share
+        crops, names = draw_batch(sources, args.batch, args.frames, rng)
         kept = Kept(before, torch.tensor([name == name_kept for name in names])) if before else None
-        audio, losses = half(mel, pitch, held, hard, kept)
-        losses |= sound_loss(*in_step(audio, pcm))
+        losses = lost(half, crops, share, kept)
         loss = torch.stack([WEIGHTS[name] * value for name, value in losses.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
