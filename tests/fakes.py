@@ -4,6 +4,7 @@ import asyncio
 import base64
 import copy
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -356,6 +357,14 @@ class FakeDevices:
 
     def __exit__(self, *exc: object) -> None:
         return None
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

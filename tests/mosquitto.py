@@ -14,7 +14,7 @@ import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.fakes import eventually
+from tests.fakes import eventually, free_port
 
 
 class Broker:
@@ -26,9 +26,7 @@ class Broker:
     """
 
     def __init__(self, folder: Path, *settings: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         lines = [

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import free_port
 from training.together import begin
 
-FREE_PORT = 29_561
 PARENT = """
 import signal
 from argparse import Namespace
@@ -38,7 +38,7 @@ def _alive(pid: int) -> bool:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what tells a worker is Linux's")
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """However it ends: else they hold its port and go on writing checkpoints."""
-    code = PARENT.format(port=FREE_PORT, folder=str(tmp_path))
+    code = PARENT.format(port=free_port(), folder=str(tmp_path))
     parent = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 90
     while len(found := list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline and parent.poll() is None:

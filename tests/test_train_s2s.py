@@ -11,6 +11,7 @@ from models.checkpoint import read_header, save_model
 from models.errors import ArtefactError
 from models.s2s import S2S
 from models.tokenizer import FIRST_PIECE, FIRST_PROSODY, PAD, Tokenizer
+from tests.fakes import free_port
 from tests.tiny import CODEC, new_s2s, run_main, tokenizer, write_checkpoints
 from training import train_s2s
 from training.domain import OrderState, load_domain
@@ -109,7 +110,7 @@ def test_training_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
 
 def test_two_workers_make_one_model(data: Path, tmp_path: Path) -> None:
     """Two processes that average gradients write one checkpoint and one resumable state."""
-    _train(data, tmp_path / "out", "--steps", 2, "--workers", 2, "--port", 29_731)
+    _train(data, tmp_path / "out", "--steps", 2, "--workers", 2, "--port", free_port())
     assert read_header(tmp_path / "out", "repartee-s2s")["provenance"]["step"] == 2
     assert (tmp_path / "out" / "run" / "trainer.pt").exists()
     assert not (tmp_path / "out" / "run_1" / "trainer.pt").exists()
