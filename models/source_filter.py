@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from models.features import F0_REF_HZ, HOP, SAMPLE_RATE
-from models.synthesis import BAND_LIMIT_HZ, HALF_HANN, NOISE_PERIOD, WINDOW, noise_table
+from models.synthesis import BAND_LIMIT_HZ, HALF_HANN, NOISE, NOISE_PERIOD, WINDOW
 
-_NOISE = torch.from_numpy(noise_table())
+_NOISE = torch.from_numpy(NOISE)
 _WINDOW = torch.from_numpy(np.asarray(HALF_HANN))
 
 

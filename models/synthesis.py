@@ -1,11 +1,12 @@
 """Source-filter synthesis, the part of the codec decoder that stays outside ONNX (numpy, streaming).
 
-A band-limited pulse train at the decoded F0 and a fixed noise are filtered in the short-time Fourier domain with the
+A band-limited pulse train at the decoded F0 and a fixed, steady noise are filtered in the short-time Fourier domain with the
 decoded responses and overlap-added (the harmonic prior of DDSP, arXiv 2001.04643, and Wavehax, 2506.03554). The
 network learns spectral envelopes only; pitch and phase coherence come from the source. Output lags input by one hop.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,12 +19,8 @@ NOISE_PERIOD = 1 << 16
 HALF_HANN = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)).astype(np.float32)  # power sums to 1
 
 
-def noise_table() -> np.ndarray:
-    """The noise source, float32 [NOISE_PERIOD]: fixed, so that chunked output equals offline output."""
-    return np.random.Generator(np.random.PCG64(20_01)).standard_normal(NOISE_PERIOD).astype(np.float32)
-
-
-_NOISE = noise_table()
+NOISE: np.ndarray = np.load(Path(__file__).parent / "pretrained" / "noise.npy").astype(np.float32)
+"""The noise source, float32 [NOISE_PERIOD], of :mod:`training.make_noise`; fixed, so that chunks equal the whole."""
 
 
 @dataclass(slots=True)
@@ -80,7 +77,7 @@ def synthesise(
     phase = state.phase + np.cumsum(f0 / SAMPLE_RATE)
     pulses = pulse_train(f0, phase) * _glide(voicing.astype(np.float64), state.voicing)
     index = (state.clock + np.arange(hops * HOP)) % NOISE_PERIOD
-    fresh = np.stack([pulses.astype(np.float32), _NOISE[index]]).reshape(2, hops, HOP)
+    fresh = np.stack([pulses.astype(np.float32), NOISE[index]]).reshape(2, hops, HOP)
     before = np.concatenate([state.source[:, None], fresh[:, :-1]], axis=1)
     spectra = np.fft.rfft(np.concatenate([before, fresh], axis=2) * HALF_HANN, axis=2)  # [2, T, N_BINS]
     shaped = np.fft.irfft(spectra[0] * harmonic + spectra[1] * noise, WINDOW, axis=1).astype(np.float32) * HALF_HANN

@@ -79,6 +79,13 @@ class HearingLoss(torch.nn.Module):
         return ((ours - theirs).abs().mean((0, 1)) / theirs.std((0, 1)).clamp_min(LEAST_DEVIATION)).mean()
 
 
+def third_octaves(fft_size: int, sample_rate: int, count: int) -> Tensor:
+    """Which bins belong to which third of an octave, from STOI_LOWEST_HZ on: 0 or 1, [fft_size / 2 + 1, count]."""
+    hz = torch.fft.rfftfreq(fft_size, 1.0 / sample_rate)
+    middle = STOI_LOWEST_HZ * 2.0 ** (torch.arange(count) / 3.0)
+    return ((hz[:, None] >= middle * 2.0 ** (-1 / 6)) & (hz[:, None] < middle * 2.0 ** (1 / 6))).float()
+
+
 class IntelligibilityLoss(torch.nn.Module):
     """What short-time objective intelligibility lacks (STOI: Taal et al., IEEE TASLP 19 (7), 2011).
 
@@ -93,10 +100,7 @@ class IntelligibilityLoss(torch.nn.Module):
         super().__init__()
         self.hop = round(STOI_FRAME_S * sample_rate / 2)
         self.register_buffer("window", torch.hann_window(2 * self.hop), persistent=False)
-        hz = torch.fft.rfftfreq(4 * self.hop, 1.0 / sample_rate)
-        middle = STOI_LOWEST_HZ * 2.0 ** (torch.arange(STOI_BANDS) / 3.0)
-        inside = (hz[:, None] >= middle * 2.0 ** (-1 / 6)) & (hz[:, None] < middle * 2.0 ** (1 / 6))
-        self.register_buffer("bands", inside.float(), persistent=False)
+        self.register_buffer("bands", third_octaves(4 * self.hop, sample_rate, STOI_BANDS), persistent=False)
 
     def forward(self, made: Tensor, true: Tensor) -> Tensor:
         """Waveforms [B, N] -> 0 where band levels rise and fall together, 1 where they do not; 0 without speech."""
