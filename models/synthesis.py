@@ -1,8 +1,9 @@
 """Source-filter synthesis, the part of the codec decoder that stays outside ONNX (numpy, streaming).
 
-A band-limited pulse train at the decoded F0 and a fixed, steady noise are filtered in the short-time Fourier domain with the
-decoded responses and overlap-added (the harmonic prior of DDSP, arXiv 2001.04643, and Wavehax, 2506.03554). The
-network learns spectral envelopes only; pitch and phase coherence come from the source. Output lags input by one hop.
+A band-limited pulse train at the decoded F0 and a fixed, steady noise (:mod:`training.make_noise`) are filtered in the
+short-time Fourier domain with the decoded responses and overlap-added (the harmonic prior of DDSP, arXiv 2001.04643,
+and Wavehax, 2506.03554). The network learns spectral envelopes only; pitch and phase coherence come from the source.
+Output lags input by one hop.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ NOISE_PERIOD = 1 << 16
 HALF_HANN = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)).astype(np.float32)  # power sums to 1
 
 
-NOISE: np.ndarray = np.load(Path(__file__).parent / "pretrained" / "noise.npy").astype(np.float32)
-"""The noise source, float32 [NOISE_PERIOD], of :mod:`training.make_noise`; fixed, so that chunks equal the whole."""
+NOISE: np.ndarray = np.load(Path(__file__).parent / "pretrained" / "noise.npy", allow_pickle=False).astype(np.float32)
+"""The noise source, float32 [NOISE_PERIOD]: fixed, so that chunked output equals offline output."""
 
 
 @dataclass(slots=True)

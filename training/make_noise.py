@@ -57,7 +57,7 @@ def make(steps: int, seed: int, lr: float = 0.02) -> np.ndarray:
         (bins + bands + WHITE * white).backward()
         optimizer.step()
         if step % 100 == 0:
-            print(f"step {step:5d}  bins {bins.item():.4f}  bands {bands.item():.4f}  white {white.item():.4f}", flush=True)
+            print(f"step {step:5d}  bins {bins.item():.4f}  bands {bands.item():.4f}  white {white.item():.4f}")
     made = noise.detach()
     return np.asarray((made / made.square().mean().sqrt()).numpy())
 
