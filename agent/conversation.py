@@ -211,7 +211,7 @@ class Conversation:
             else:
                 self._decide(event)
         if self._taker.listening or self._taker.doubting:
-            self._decide(turn.Quiet(self._vad.silence_samples))
+            self._decide(turn.Quiet(self._vad.quiet_samples if self._taker.listening else self._vad.silence_samples))
         elif (since := self._idle_since) is not None and self._detection.timed_out(self._now - since):
             self._idle_since = None
             self._decide(turn.TimedOut(since))

@@ -55,8 +55,8 @@ MIN_COMMIT_MS = 100
 
 MODEL_OFF = 2.0  # an end-of-turn threshold that no probability reaches
 NO_OPINION = -1.0  # a probability that reaches no threshold
-_LOW = {"end_of_turn_threshold": 0.9, "end_of_turn_silence_ms": 480, "sure_silence_ms": 400}
-_HIGH = {"end_of_turn_threshold": 0.4, "end_of_turn_silence_ms": 160, "sure_silence_ms": 80}
+_LOW = {"end_of_turn_threshold": 0.9, "end_of_turn_silence_ms": 540, "sure_silence_ms": 460}
+_HIGH = {"end_of_turn_threshold": 0.4, "end_of_turn_silence_ms": 220, "sure_silence_ms": 140}
 EAGERNESS = {"low": (_LOW, 3_000), "high": (_HIGH, 800)}
 """Of ``semantic_vad``, where not the daemon's: fields of :class:`TurnConfig`; milliseconds of silence in any case."""
 
@@ -70,7 +70,7 @@ class TurnConfig(BaseModel):
     """Probability from the model above which the user has finished; above 1 turns this off."""
     end_of_turn_silence_ms: int = Field(280, ge=0, le=5_000)
     """Silence that must have been heard as well, at that probability."""
-    sure_silence_ms: int = Field(140, ge=0, le=5_000)
+    sure_silence_ms: int = Field(240, ge=0, le=5_000)
     """The same when the model is certain; in proportion between the two."""
     speculate_threshold: float = Field(0.15, ge=0.0)
     """Probability above which the answer is begun and held back until the turn has ended; above 1 turns this off."""

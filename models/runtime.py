@@ -78,7 +78,7 @@ class Engine:
         self._lead = int(config["lead_frames"])  # type: ignore[call-overload]
         self._writes_notes = bool(config.get("writes_notes"))
         self._window = int(config["window"])  # type: ignore[call-overload]
-        self.tail_frames = int(config["transcript_delay_frames"]) + 1  # type: ignore[call-overload]
+        self.tail_frames = int(config["transcript_delay_frames"]) + 2  # type: ignore[call-overload]
         self._silence = np.array(config["silence_codes"], np.int64)
         self._pauses = pause_steps(config)
         self._rotary = rotation(config, step)

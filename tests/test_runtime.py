@@ -82,7 +82,7 @@ def test_a_turn(engine: Engine) -> None:
         assert np.isfinite(out.pcm).all()
         assert np.abs(out.pcm).max() <= 1.0
     assert all(out.end_of_turn == 0.0 and not out.done for out in outs)
-    assert engine.tail_frames == 5
+    assert engine.tail_frames == 6
 
 
 def test_the_same_again_in_a_new_session(engine: Engine) -> None:

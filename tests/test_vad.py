@@ -182,6 +182,35 @@ def test_a_gap_moves_the_clock_and_keeps_the_turn_open() -> None:
     assert not vad.speaking and vad.silence_samples == 0
 
 
+def test_a_turn_is_quiet_by_the_level_before_the_detector_says_so() -> None:
+    """The level falls by 40 dB while the detector still hears speech; in noise the detector alone counts."""
+    loud, faint = np.full(10 * CHUNK, 0.9, np.float32), np.full(3 * CHUNK, 0.009, np.float32)
+    vad = Vad(CONFIG.model_copy(update={"threshold": 0.005}), LoudnessDetector())
+    vad.push(faint)
+    assert vad.speaking and vad.quiet_samples == 0
+    vad.push(loud)
+    vad.push(faint)
+    assert (vad.silence_samples, vad.quiet_samples) == (0, 3 * CHUNK)
+    vad.push(faint, start=vad.position + CHUNK)
+    assert vad.quiet_samples == 7 * CHUNK
+    vad.push(loud)
+    assert vad.quiet_samples == 0
+    noisy = Vad(CONFIG, LoudnessDetector())
+    noisy.push(loud)
+    noisy.push(np.full(3 * CHUNK, 0.3, np.float32))
+    assert (noisy.silence_samples, noisy.quiet_samples) == (3 * CHUNK, 6 * CHUNK)
+
+
+def test_without_an_open_turn_nothing_is_quiet() -> None:
+    """Before a turn and after it."""
+    vad = Vad(CONFIG, LoudnessDetector())
+    vad.push(np.zeros(5 * CHUNK, np.float32))
+    assert vad.quiet_samples == 0
+    vad.push(np.full(10 * CHUNK, 0.9, np.float32))
+    vad.push(np.zeros(20 * CHUNK, np.float32))
+    assert not vad.speaking and vad.quiet_samples == 0
+
+
 def test_audio_from_the_past_is_refused() -> None:
     """A start before audio already taken is an error."""
     vad = Vad(CONFIG, LoudnessDetector())

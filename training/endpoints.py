@@ -30,6 +30,7 @@ from models.errors import ModelError
 from models.runtime import Mode
 from streaming.frames import Framer
 from streaming.resample import LiveResampler
+from streaming.silence import LevelSilence, quiet_for
 from streaming.vad import Detector, Hysteresis, SileroDetector, VadConfig, WebrtcDetector
 from training.answers import write_report
 from training.engine_pool import EnginePool, add_agent_arguments, agent_from, origin
@@ -62,6 +63,7 @@ class Trace:
         true_end: End of speech.
         scores: Of each detector, by its name.
         finished: End of each frame that the model listened to -> its probability that the user has finished.
+        quiet: How long it has been quiet by the level, after each 20 ms.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Trace:
     true_end: int
     scores: dict[str, tuple[Score, ...]]
     finished: dict[int, float]
+    quiet: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +130,10 @@ def trace(engine: StepEngine, config: AgentConfig, recording: Recording) -> list
         heard = np.concatenate([lead, pcm, np.zeros(round(TRAIL_S * SAMPLE_RATE_HZ), np.float32)])
         heard = heard[: len(heard) // CHUNK * CHUNK]
         scores = {"silero": tuple(_detect(SileroDetector(), heard)), "webrtc": tuple(_detect(WebrtcDetector(), heard))}
-        finished = _listen(engine, heard, _turn_begins(config.vad, scores))
+        begins = _turn_begins(config.vad, scores)
+        finished, quiet = _listen(engine, heard, begins), tuple(_quiet(heard, begins))
         true_end = len(lead) + loud_span(pcm)[1]
-        traces.append(Trace(f"{recording.name}-{number}", len(heard), true_end, scores, finished))
+        traces.append(Trace(f"{recording.name}-{number}", len(heard), true_end, scores, finished, quiet))
     return traces
 
 
@@ -139,6 +143,15 @@ def _detect(detector: Detector, pcm: np.ndarray) -> Iterator[Score]:
         for chunk in chunks.push(resampler.push(pcm[start : start + CHUNK])):
             begin, end = (n * SAMPLE_RATE_HZ // detector.rate_hz for n in (chunk.start, chunk.end))
             yield Score(detector.probability(chunk.pcm), begin, end, start + CHUNK)
+
+
+def _quiet(pcm: np.ndarray, begins: int | None) -> Iterator[int]:
+    level = LevelSilence()
+    for end in range(CHUNK, len(pcm) + 1, CHUNK):
+        level.push(pcm[end - CHUNK : end])
+        if end == begins:
+            level.begin()
+        yield level.samples
 
 
 def _turn_begins(config: VadConfig, scores: dict[str, tuple[Score, ...]]) -> int | None:
@@ -173,7 +186,8 @@ def first_decision(trace: Trace, setting: Setting) -> int | None:
                 actions += taker.on(event, now)
             score = next(scores, None)
         if taker.listening:
-            actions += taker.on(Quiet(hysteresis.silence_samples), now)
+            quiet = quiet_for(hysteresis.silence_samples, trace.quiet[now // CHUNK - 1]) if hysteresis.speaking else 0
+            actions += taker.on(Quiet(quiet), now)
         if taker.listening and now in trace.finished:
             actions += taker.on(EndOfTurn(trace.finished[now], now), now)
         if any(isinstance(action, StopTurn) for action in actions):
