@@ -184,6 +184,21 @@ def test_an_order_of_which_no_drink_was_heard_becomes_a_question(replies: ReplyR
         assert (tracker.state, tracker.note) == (before, note)
 
 
+def test_none_of_many_drinks_is_left_out(replies: ReplyReader) -> None:
+    """Three drinks in a turn are said as they were heard, and added; fewer are the model's to say."""
+    tracker = after(replies, ORDER_MOCHA)
+    heard = "i'd like an iced coffee a small latte and an espresso with lots of brown sugar please"
+    rest = "iced coffee, a small latte, and an espresso with lots of brown sugar. Anything else?"
+    assert goes_on(tracker, heard)["Okay, an"] == rest
+    assert "Okay, a" not in goes_on(tracker, heard)
+    assert not {"Okay, a", "Okay, an"} & goes_on(tracker, "an iced coffee and a small latte").keys()
+    too_many = " and ".join([heard, *["a mocha"] * 6])
+    assert not {"Okay, a", "Okay, an"} & goes_on(tracker, too_many).keys()
+    (action,) = tracker.take(f"Okay, an {rest}")
+    assert [item["coffeeDrink"] for item in action["arguments"]["items"]] == ["iced coffee", "latte", "espresso"]
+    assert len(tracker.state.items) == 4
+
+
 def test_a_domain_need_not_ask(tmp_path: Path) -> None:
     """Without a question in the domain file, a reply goes on as the model will."""
     text = "".join(line for line in COFFEE.read_text().splitlines(True) if "not_heard" not in line)

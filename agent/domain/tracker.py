@@ -3,7 +3,7 @@
 - A reply is known by the template it fits; its values are found as everywhere else in the domain.
 - Only words that the domain's own wording has count: a reply that fits no template, or holds a word no item has, does
   nothing.
-- An order of which no drink was heard becomes a question for it.
+- An order of which no drink was heard becomes a question for it; one of many drinks is said as it was heard.
 - A reply that no turn can have as the order stands ("Okay, now ..." where nothing was ordered) is not begun.
 - The order is kept as said. A reply that names the whole order puts it right, silently; a change that the known order
   has no place for causes no action.
@@ -32,6 +32,7 @@ from models.errors import ProsodyTagError
 from models.prosody import strip_marks
 from models.tokenizer import UNKNOWN
 
+MANY_ITEMS = 3  # in one turn: from so many on models leave one out now and then
 _ITEM_FILLS = frozenset({"items", "order", "changed", "target"})
 
 
@@ -74,7 +75,9 @@ class ReplyReader:
         self._understanding = Understanding(spec, macros)
         self._item_words = _item_words(spec)
         self.around = {fill: _around(spec, fill) for fill in ("order", "changed")}
-        self.asking = _asking(spec)
+        self.adding = _adding(spec)
+        question = spec.item.not_heard
+        self.asking = {} if question is None else dict.fromkeys(self.adding, question)
         self._impossible: dict[tuple[bool, str], set[str]] = {}
         self._asked = {_line(before + rest) for before, rest in self.asking.items()}
         templates = [_template(spec, name, self._item_words) for name in spec.replies]
@@ -167,7 +170,10 @@ class Tracker:
             return found
         if not replies.may_name_item(heard):
             found |= replies.asking
-        said = strip_marks(respond(replies.spec, self.state, replies.understand(heard))[0])
+        parsed = replies.understand(heard)
+        said = strip_marks(respond(replies.spec, self.state, parsed)[0])
+        if len(parsed.items) >= MANY_ITEMS:
+            found |= {before: said[len(before) + 1 :] for before in replies.adding if said.startswith(f"{before} ")}
         changed = (before for before, _ in replies.around["changed"] if said.startswith(before))
         return found | {before.strip(): said[len(before) :] for before in changed}
 
@@ -250,14 +256,12 @@ def _around(spec: DomainSpec, fill: str) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _asking(spec: DomainSpec) -> dict[str, str]:
-    """How a reply that adds to the order asks for an item, after all it has said: the article of one."""
-    if spec.item.not_heard is None:
-        return {}
+def _adding(spec: DomainSpec) -> tuple[str, ...]:
+    """How the replies begin that add to the order, and no others, the article of the first item included."""
     replies = [strip_marks(reply) for reply in spec.replies.values()]
     adding = {strip_marks(spec.replies[rule.reply]).partition("{items}") for rule in spec.rules if rule.do == "add"}
     own = [text for text, fill, _ in adding if fill and sum(reply.startswith(f"{text}{{") for reply in replies) == 1]
-    return {f"{text}{word}": spec.item.not_heard for text in own for word in ("a", "an")}
+    return tuple(f"{text}{word}" for text in own for word in ("a", "an"))
 
 
 def _line(text: str) -> str:
