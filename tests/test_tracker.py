@@ -168,7 +168,9 @@ def test_what_follows_from_the_order_is_not_left_to_the_model(replies: ReplyRead
     change = goes_on(tracker, "make the latte a small one uh dark roast please")
     assert change == known | {"Okay, now": "a small dark roast latte with some milk. Anything else?"}
     assert goes_on(tracker, "with sugar")["Okay, now"] == "a mocha with sugar. Anything else?"
-    assert goes_on(tracker, "change the espresso to a mocha") == known
+    assert goes_on(tracker, "change the espresso to a mocha") == known | {"There is no": "espresso in your order."}
+    assert goes_on(tracker, "take the large latte off") == known | {"Okay, no": "latte. Anything else?"}
+    assert "Okay, no" not in goes_on(tracker, "take the espresso off")
 
 
 def test_an_order_of_which_no_drink_was_heard_becomes_a_question(replies: ReplyReader) -> None:
@@ -197,6 +199,14 @@ def test_none_of_many_drinks_is_left_out(replies: ReplyReader) -> None:
     (action,) = tracker.take(f"Okay, an {rest}")
     assert [item["coffeeDrink"] for item in action["arguments"]["items"]] == ["iced coffee", "latte", "espresso"]
     assert len(tracker.state.items) == 4
+
+
+def test_a_change_by_its_own_words_is_no_order(replies: ReplyReader) -> None:
+    """A phrase that only changes the order begins no reply that adds a drink; words that are not one may ask for it."""
+    tracker = after(replies, ORDER_MOCHA)
+    assert {tracker.openings("can you please add lots of sugar")[before] for before in replies.adding} == {None}
+    assert "with lots of sugar" in goes_on(tracker, "can you please add lots of sugar")["Okay, now"]
+    assert goes_on(tracker, "could you lots of sugar").items() >= replies.asking.items()
 
 
 def test_a_domain_need_not_ask(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Parsed:
         target: slot values that point at an item already ordered; None for the last one.
         option: a slot value or drink asked about.
         number: spoken digits, as words.
+        whole: whether a phrase of the intent fits word by word; no part of the meaning.
     """
 
     intent: str
@@ -48,6 +49,7 @@ class Parsed:
     target: Item | None = None
     option: str = ""
     number: str = ""
+    whole: bool = field(default=False, compare=False)
 
     def slots(self) -> dict[str, Any]:
         """What was said beside the intent, as plain JSON values; absent parts are left out."""

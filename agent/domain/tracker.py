@@ -74,7 +74,7 @@ class ReplyReader:
         self._head = spec.item.head
         self._understanding = Understanding(spec, macros)
         self._item_words = _item_words(spec)
-        self.around = {fill: _around(spec, fill) for fill in ("order", "changed")}
+        self.around = {fill: _around(spec, fill) for fill in ("order", "changed", "target")}
         self.adding = _adding(spec)
         question = spec.item.not_heard
         self.asking = {} if question is None else dict.fromkeys(self.adding, question)
@@ -168,14 +168,15 @@ class Tracker:
             found |= {before.strip(): f"{order}{after}" for before, after in replies.around["order"]}
         if not heard.strip():
             return found
-        if not replies.may_name_item(heard):
-            found |= replies.asking
         parsed = replies.understand(heard)
         said = strip_marks(respond(replies.spec, self.state, parsed)[0])
         if len(parsed.items) >= MANY_ITEMS:
             found |= {before: said[len(before) + 1 :] for before in replies.adding if said.startswith(f"{before} ")}
-        changed = (before for before, _ in replies.around["changed"] if said.startswith(before))
-        return found | {before.strip(): said[len(before) :] for before in changed}
+        changed = [before for before, _ in replies.around["changed"] if said.startswith(before)]
+        removed = [before for before, _ in replies.around["target"] if said.startswith(before)]
+        if not replies.may_name_item(heard):
+            found |= dict.fromkeys(replies.adding) if changed and parsed.whole else replies.asking
+        return found | {before.strip(): said[len(before) :] for before in (*changed, *removed)}
 
     def take(self, text: str, complete: bool = True) -> tuple[dict[str, Any], ...]:
         """Read one reply.
@@ -252,7 +253,7 @@ def _around(spec: DomainSpec, fill: str) -> list[tuple[str, str]]:
     parts = (reply.split(f"{{{fill}}}") for reply in replies if REPLY_FILL.findall(reply) == [fill])
     return [
         (before, after) for before, after in parts
-        if before.strip() and sum(reply.startswith(before.strip()) for reply in replies) == 1
+        if before.strip() and sum(reply.startswith(before) for reply in replies) == 1
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.domain.dialogue import Parsed
 from agent.domain.domain_file import DomainSpec
@@ -101,7 +101,7 @@ class Understanding:
             return Parsed("unknown")
         for name, pattern in self._literal.items():
             if pattern.fullmatch(line):
-                return Parsed(name)
+                return Parsed(name, whole=True)
         found = self.find(words)
         number = self._number(words, found)
         if number:
@@ -111,7 +111,7 @@ class Understanding:
                 hit = pattern.fullmatch(line) if whole else pattern.search(line)
                 parsed = self._fill(name, words, found) if hit else None
                 if parsed is not None:
-                    return parsed
+                    return replace(parsed, whole=whole)
         for name in ("order", "change"):
             parsed = self._fill(name, words, found) if name in self._spec.intents else None
             if parsed is not None:
