@@ -41,7 +41,7 @@ class Parsed:
         target: slot values that point at an item already ordered; None for the last one.
         option: a slot value or drink asked about.
         number: spoken digits, as words.
-        whole: whether a phrase of the intent fits word by word; no part of the meaning.
+        whole: whether a phrase of the intent fits word by word, with values that are; no part of the meaning.
     """
 
     intent: str

@@ -3,7 +3,8 @@
 - A reply is known by the template it fits; its values are found as everywhere else in the domain.
 - Only words that the domain's own wording has count: a reply that fits no template, or holds a word no item has, does
   nothing.
-- An order of which no drink was heard becomes a question for it; one of many drinks is said as it was heard.
+- An order of which no drink was heard becomes a question for it; one that is heard without a gap, or has many drinks,
+  is said as it was heard.
 - A reply that no turn can have as the order stands ("Okay, now ..." where nothing was ordered) is not begun.
 - The order is kept as said. A reply that names the whole order puts it right, silently; a change that the known order
   has no place for causes no action.
@@ -170,12 +171,14 @@ class Tracker:
             return found
         parsed = replies.understand(heard)
         said = strip_marks(respond(replies.spec, self.state, parsed)[0])
-        if len(parsed.items) >= MANY_ITEMS:
-            found |= {before: said[len(before) + 1 :] for before in replies.adding if said.startswith(f"{before} ")}
+        clear = parsed.whole and UNKNOWN not in heard
+        if clear or len(parsed.items) >= MANY_ITEMS:
+            added = {before: said[len(before) + 1 :] for before in replies.adding if said.startswith(f"{before} ")}
+            found |= dict.fromkeys(replies.adding if added else ()) | added
         changed = [before for before, _ in replies.around["changed"] if said.startswith(before)]
         removed = [before for before, _ in replies.around["target"] if said.startswith(before)]
         if not replies.may_name_item(heard):
-            found |= dict.fromkeys(replies.adding) if changed and parsed.whole else replies.asking
+            found |= dict.fromkeys(replies.adding) if changed and clear else replies.asking
         return found | {before.strip(): said[len(before) :] for before in (*changed, *removed)}
 
     def take(self, text: str, complete: bool = True) -> tuple[dict[str, Any], ...]:

@@ -51,6 +51,10 @@ class Understanding:
         self._spec = spec
         self._values = _value_table(spec)
         self._longest = max(len(words) for words in self._values)
+        item = spec.item
+        between = (item.with_word, item.joiner, *item.loose_joiners, *item.target_words)
+        self._connecting = _ARTICLES.union(*map(normal_words, between))
+        self._value_words = frozenset(word for words in self._values for word in words) - _ARTICLES
         self._literal: dict[str, re.Pattern[str]] = {}
         self._filled: dict[str, re.Pattern[str]] = {}
         self._cues: dict[str, re.Pattern[str]] = {}
@@ -111,12 +115,18 @@ class Understanding:
                 hit = pattern.fullmatch(line) if whole else pattern.search(line)
                 parsed = self._fill(name, words, found) if hit else None
                 if parsed is not None:
-                    return replace(parsed, whole=whole)
+                    return replace(parsed, whole=whole and self._clear(words, found))
         for name in ("order", "change"):
             parsed = self._fill(name, words, found) if name in self._spec.intents else None
             if parsed is not None:
                 return parsed
         return Parsed("unknown")
+
+    def _clear(self, words: list[str], found: list[Found]) -> bool:
+        """Whether no word of a value is left over in a text, and nothing has to follow its last word."""
+        said = {at for hit in found for at in range(hit.start, hit.end)}
+        left = (word for at, word in enumerate(words) if at not in said)
+        return self._value_words.isdisjoint(left) and words[-1] not in self._connecting
 
     def _fill(self, intent: str, words: list[str], found: list[Found]) -> Parsed | None:
         """The intent with its values, or None when the values it needs are not there."""
