@@ -123,7 +123,13 @@ class Understanding:
         return Parsed("unknown")
 
     def _clear(self, words: list[str], found: list[Found]) -> bool:
-        """Whether no word of a value is left over in a text, and nothing has to follow its last word."""
+        """Whether no word of a value is left over in a text, and after each "with" comes what may follow it."""
+        item = self._spec.item
+        may_follow = {*item.additions, *item.loose_additions}
+        for hit in found:
+            before = [word for word in words[: hit.start] if word not in _ARTICLES][-1:]
+            if before == [item.with_word] and hit.slot not in may_follow:
+                return False
         said = {at for hit in found for at in range(hit.start, hit.end)}
         left = (word for at, word in enumerate(words) if at not in said)
         return self._value_words.isdisjoint(left) and words[-1] not in self._connecting
