@@ -19,6 +19,7 @@
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,6 +180,8 @@ class S2S(nn.Module):
         backbone_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         backbone_config._attn_implementation = "sdpa"
         self.backbone = AutoModel.from_config(backbone_config)
+        arguments = inspect.signature(self.backbone.forward).parameters
+        self.cache_name = "cache" if "cache" in arguments else "past_key_values"  # renamed in transformers 5.24
         # text enters as embeddings of our own streams: the backbone's table is not used
         self.backbone.set_input_embeddings(nn.Embedding(1, 1))
         dim = backbone_config.hidden_size
@@ -273,7 +276,7 @@ class S2S(nn.Module):
         try:
             hidden = self.backbone(
                 inputs_embeds=self.embed(frame), attention_mask=mask, position_ids=position,
-                past_key_values=cache, use_cache=True,
+                use_cache=True, **{self.cache_name: cache},
             ).last_hidden_state  # fmt: skip
         finally:
             config._attn_implementation = kind
